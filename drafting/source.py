@@ -1,0 +1,105 @@
+"""What a draft source is, and what it is told about the request it drafts for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drafting.tree import DraftTree
+
+ReferenceKind = Literal["prediction", "rejected_answer", "near_hit", "recent_answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A text, already in target tokens, that the output may repeat wholly or in part."""
+
+    kind: ReferenceKind
+    tokens: tuple[int, ...]
+
+
+class PositionNoise(Protocol):
+    """The target's own Gumbel noise: shared by all nodes of one depth (design: verification)."""
+
+    def __call__(self, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Noise of ``tokens`` [K] at absolute position ``position``; float64 [K]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftRequest:
+    """What stays the same while one request is decoded."""
+
+    prompt: tuple[int, ...]
+    references: tuple[Reference, ...] = ()
+    temperature: float = 0.0
+    noise: PositionNoise | None = None  # None at temperature 0
+
+
+class DraftSession(Protocol):
+    """One source at work on one request; closing it releases everything it holds."""
+
+    def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
+        """At most ``max_nodes`` nodes that continue ``context`` (prompt and output so far).
+
+        ``context`` only ever grows by committed tokens between calls. The empty tree means
+        "no guess", not an error.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release state. Calling it twice is harmless."""
+        ...
+
+
+class DraftSource(Protocol):
+    """One way to guess; adding a source is one file and one line of configuration."""
+
+    name: str
+
+    def open(self, request: DraftRequest) -> DraftSession:
+        """Begin a request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeQuery:
+    """Ask a draft model what follows ``context`` and then each of ``nodes`` of a partial tree.
+
+    ``tree`` is the partial tree so far; ``nodes`` are indices into it (ROOT for the context end)
+    whose next-token logits are wanted. Earlier nodes of the same tree need not be recomputed.
+    """
+
+    handle: int
+    context: Sequence[int]
+    tree_tokens: tuple[int, ...]
+    tree_parents: tuple[int, ...]
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The ``width`` likeliest next tokens of each asked node: tokens and log-probs, [nodes, width]."""
+
+    tokens: NDArray[np.int64]
+    logprobs: NDArray[np.float64]  # of draft_logits / temperature 1, not noised
+
+
+class DraftModel(Protocol):
+    """A neural model over the same vocabulary; the verifier package supplies it."""
+
+    def open(self) -> int:
+        """Reserve per-request state and return its handle."""
+        ...
+
+    def candidates(self, queries: Sequence[NodeQuery], *, width: int) -> Sequence[Candidates]:
+        """Answer many requests in one forward; one ``Candidates`` for each query, same order."""
+        ...
+
+    def close(self, handle: int) -> None:
+        """Free the state behind ``handle``."""
+        ...
