@@ -1,0 +1,384 @@
+"""The typed configuration: one TOML file, and the environment read in one place."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from gateway.errors import ConfigError
+from gateway.secret import kept_secret
+
+Capability = Literal["prediction", "logprobs", "cache_salt", "fingerprint", "drafts"]
+ALL_CAPABILITIES: frozenset[Capability] = frozenset(
+    ("prediction", "logprobs", "cache_salt", "fingerprint", "drafts")
+)
+AUTO = "auto"
+"""The model name that asks for the cascade; no tier may carry it."""
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path.cwd())
+    return path if path.is_absolute() else Path(base) / path
+
+
+ConfigPath = Annotated[Path, AfterValidator(_beside_the_file)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+
+class ServerConfig(_Section):
+    """The front end's listener and its bounds."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000  # 0: any free port
+    keys_file: ConfigPath | None = None
+    allow_anonymous: bool = False  # callers without a key on an address others can reach
+    max_body_bytes: Count = 4 * 1024 * 1024
+    max_concurrent: Count = 256  # requests answered at once
+    max_queue: Annotated[int, Field(ge=0)] = 256  # requests waiting for a place
+    shutdown_s: Seconds = 20.0  # running requests may finish for this long
+    keepalive_s: Seconds = 75.0
+
+    @model_validator(mode="after")
+    def _strangers_need_keys(self) -> Self:
+        if self.keys_file is None and not self.allow_anonymous and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines; expected keys_file, "
+                "a loopback host, or allow_anonymous = true"
+            )
+        return self
+
+
+class RedisConfig(_Section):
+    """The shared store; without a url everything is kept in this process."""
+
+    url: str | None = None
+    connect_timeout_s: Seconds = 0.25
+    socket_timeout_s: Seconds = 0.25
+    max_connections: Count = 32
+
+    @field_validator("url")
+    @classmethod
+    def _redis_scheme(cls, url: str | None) -> str | None:
+        if url and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("expected a redis://, rediss:// or unix:// URL")
+        return url or None
+
+
+class DraftConfig(_Section):
+    """Which sources may draft for a model, and the smaller model some of them need."""
+
+    sources: tuple[str, ...] | None = None  # None: every source that can work
+    model: Name | None = None  # a model of the same engine
+    max_nodes: Count = 16
+
+
+class ModelConfig(_Section):
+    """One model directory an engine loads."""
+
+    name: Name
+    path: ConfigPath
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_model_len: Count | None = None  # None: what the model's own config says
+    draft: DraftConfig = DraftConfig()
+
+
+class EngineConfig(_Section):
+    """One engine process: a child of ours, or with ``url`` one that runs elsewhere."""
+
+    name: Name
+    url: str | None = None
+    models: tuple[ModelConfig, ...] = ()
+    device: str = "cpu"
+    threads: Count | None = None  # None: torch's own choice
+    page_size: Count = 64  # tokens
+    pages: Count = 512
+    max_batch: Count = 64
+    max_batch_tokens: Count = 1024  # tokens of one forward, prefill chunks included
+    max_queue: Count = 256
+    max_body_bytes: Count = 8 * 1024 * 1024
+    shutdown_s: Seconds = 15.0
+
+    @model_validator(mode="after")
+    def _models_are_sound(self) -> Self:
+        if self.url is None and not self.models:
+            raise ValueError("expected at least one model, or the url of a running engine")
+        _refuse_duplicates("models", [model.name for model in self.models])
+        for model in self.models:
+            draft = model.draft.model
+            if draft is not None and draft not in {other.name for other in self.models}:
+                raise ValueError(f"model {model.name!r} drafts with unknown model {draft!r}")
+        return self
+
+
+class TierConfig(_Section):
+    """One step of the cascade: an OpenAI-compatible endpoint plus a model name."""
+
+    name: Name
+    url: str  # engine:NAME, http(s)://host/v1 or unix:/path
+    model: str | None = None  # None: the tier's own name
+    api_key_env: str | None = None  # the variable that holds the key, never the key
+    api_key: Annotated[SecretStr | None, Field(exclude=True)] = None  # filled from api_key_env
+    capabilities: frozenset[Capability] | None = None  # None: all of our engine's, none of others'
+    revision: str | None = None  # stands in for a fingerprint the server does not declare
+    max_model_len: Count | None = None  # where the server does not say
+    prompt_cost: Annotated[float, Field(ge=0)] = 0.0  # per 1,000 tokens
+    completion_cost: Annotated[float, Field(ge=0)] = 0.0  # per 1,000 tokens
+    connect_timeout_s: Seconds = 5.0
+    read_timeout_s: Seconds = 120.0  # of silence, not of the whole answer
+    max_connections: Count = 256
+
+    @field_validator("name")
+    @classmethod
+    def _auto_is_taken(cls, name: str) -> str:
+        if name == AUTO:
+            raise ValueError('expected any name but "auto", which asks for the cascade')
+        return name
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        if not re.match(r"^(engine:.|https?://.|unix:/)", url):
+            raise ValueError("expected engine:NAME, http(s)://host/v1 or unix:/path")
+        return url.rstrip("/")
+
+    @property
+    def engine(self) -> str | None:
+        """Name of our engine behind this tier, None for somebody else's server."""
+        return self.url.removeprefix("engine:") if self.url.startswith("engine:") else None
+
+    @property
+    def served_model(self) -> str:
+        """The model name to ask the server for."""
+        return self.model or self.name
+
+    @property
+    def declared_capabilities(self) -> frozenset[str]:
+        """What the server behind the tier can take and give."""
+        if self.capabilities is not None:
+            return frozenset(self.capabilities)
+        return frozenset(ALL_CAPABILITIES) if self.engine else frozenset()
+
+
+class RouterConfig(_Section):
+    """Where the trained difficulty router lies; without one every tier looks alike."""
+
+    path: ConfigPath | None = None
+
+
+class TierThresholds(_Section):
+    """Start here from P(good) = ``start`` up before generation; keep from ``accept`` up after it."""
+
+    start: Probability = 0.5
+    accept: Probability = 0.5
+
+
+class CascadeConfig(_Section):
+    """The policy a fresh installation begins with; the admin API changes it later."""
+
+    thresholds: Mapping[str, TierThresholds] = {}
+    deadline_s: Seconds | None = None
+    max_escalations: Annotated[int, Field(ge=0)] | None = None
+
+
+class Config(_Section):
+    """Everything a front end needs to know; ``load_config`` makes one."""
+
+    server: ServerConfig = ServerConfig()
+    redis: RedisConfig = RedisConfig()
+    engines: tuple[EngineConfig, ...] = ()
+    tiers: Annotated[tuple[TierConfig, ...], Field(min_length=1)]  # cheap first
+    router: RouterConfig = RouterConfig()
+    cascade: CascadeConfig = CascadeConfig()
+    state_dir: ConfigPath = Path(".spillway")
+    admin_token: Annotated[SecretStr | None, Field(exclude=True)] = None
+    secret: Annotated[SecretStr | None, Field(exclude=True)] = None
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        _refuse_duplicates("engines", [engine.name for engine in self.engines])
+        _refuse_duplicates("tiers", [tier.name for tier in self.tiers])
+        unknown = set(self.cascade.thresholds) - {tier.name for tier in self.tiers}
+        if unknown:
+            raise ValueError(f"cascade.thresholds names unknown tiers {sorted(unknown)}")
+        for tier in self.tiers:
+            self._check_engine_of(tier)
+        return self
+
+    def _check_engine_of(self, tier: TierConfig) -> None:
+        if tier.engine is None:
+            return
+        engine = next((e for e in self.engines if e.name == tier.engine), None)
+        if engine is None:
+            raise ValueError(f"tier {tier.name!r} names unknown engine {tier.engine!r}")
+        names = [model.name for model in engine.models]
+        if names and tier.served_model not in names:
+            raise ValueError(
+                f"tier {tier.name!r} asks engine {engine.name!r} for {tier.served_model!r}; "
+                f"expected one of {names}"
+            )
+
+    def engine(self, name: str) -> EngineConfig:
+        """The engine of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for engine in self.engines:
+            if engine.name == name:
+                return engine
+        raise ConfigError(f"got engine {name!r}; expected one of {[e.name for e in self.engines]}")
+
+    def secret_bytes(self) -> bytes:
+        """The key that salts and MACs derive from: given, or made once and kept on disk.
+
+        Raises:
+            ConfigError: the state directory cannot be written or the kept secret is unreadable.
+        """
+        if self.secret is not None:
+            return self.secret.get_secret_value().encode()
+        return kept_secret(self.state_dir / "secret")
+
+
+def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read a TOML file and the environment into a ``Config``.
+
+    Raises:
+        ConfigError: unreadable, not TOML, an unknown key or a bad value; the message names the key.
+    """
+    document = _read_toml(path)
+    for key in ("admin_token", "secret"):
+        if key in document:
+            raise ConfigError(
+                f"{path}: {key}: got a value; expected SPILLWAY_{key.upper()} instead"
+            )
+    _apply_environment(document, os.environ if environ is None else environ)
+    try:
+        return Config.model_validate(document, context={"base": path.absolute().parent})
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_ENVIRONMENT: dict[str, tuple[str, ...]] = {
+    "SPILLWAY_HOST": ("server", "host"),
+    "SPILLWAY_PORT": ("server", "port"),
+    "SPILLWAY_KEYS_FILE": ("server", "keys_file"),
+    "SPILLWAY_ALLOW_ANONYMOUS": ("server", "allow_anonymous"),
+    "SPILLWAY_REDIS_URL": ("redis", "url"),
+    "SPILLWAY_STATE_DIR": ("state_dir",),
+    "SPILLWAY_ADMIN_TOKEN": ("admin_token",),
+    "SPILLWAY_SECRET": ("secret",),
+}
+ENGINE_URL = "SPILLWAY_ENGINE_URL"
+"""Where the only engine runs; ``SPILLWAY_ENGINE_URL_<NAME>`` is that of one among several."""
+
+
+def _apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Put every variable that is set and not empty in its place in the document."""
+    for variable, keys in _ENVIRONMENT.items():
+        if value := environ.get(variable):
+            section = document
+            for key in keys[:-1]:
+                section = _table(section, key)
+            section[keys[-1]] = value
+    engines = _entries(document, "engines")
+    for engine in engines:
+        suffix = re.sub(r"\W", "_", str(engine.get("name", ""))).upper()
+        only = environ.get(ENGINE_URL) if len(engines) == 1 else None
+        if url := environ.get(f"{ENGINE_URL}_{suffix}") or only:
+            engine["url"] = url
+    for tier in _entries(document, "tiers"):
+        _fill_api_key(tier, environ)
+
+
+def _fill_api_key(tier: dict[str, Any], environ: Mapping[str, str]) -> None:
+    if "api_key" in tier:
+        raise ConfigError("tiers: api_key: got a value; expected api_key_env, a variable's name")
+    variable = tier.get("api_key_env")
+    if not isinstance(variable, str):
+        return
+    if not environ.get(variable):
+        raise ConfigError(f"tiers: api_key_env: got {variable!r}, which is not set; expected a key")
+    tier["api_key"] = environ[variable]
+
+
+def _table(section: dict[str, Any], key: str) -> dict[str, Any]:
+    table = section.setdefault(key, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{key}: got {table!r}; expected a table")
+    return table
+
+
+def _entries(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = document.get(key, [])
+    if not isinstance(entries, list):  # the schema says so better
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: got {error.strerror}; expected a readable file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: got text that is not TOML: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Every fault as ``key: got …; expected …``, with nothing that could be a secret."""
+    return "; ".join(_fault(item) for item in error.errors(include_url=False))
+
+
+def _fault(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "configuration"
+    expected = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        return f"{key}: got an unknown key; expected only documented ones"
+    if item["type"] == "missing":
+        return f"{key}: got nothing; expected a value"
+    secret = any(word in key for word in ("secret", "token", "api_key", "redis"))
+    if secret or isinstance(item["input"], (BaseModel, dict, list)):
+        return f"{key}: {expected}"
+    return f"{key}: got {str(item['input'])[:100]!r}; expected: {expected}"
+
+
+def _refuse_duplicates(what: str, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        raise ValueError(f"{what} share a name: {names}; expected distinct names")
