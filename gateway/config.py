@@ -46,6 +46,16 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
@@ -193,7 +203,7 @@ class RouterConfig(_Section):
 
 
 class TierThresholds(_Section):
-    """Start here from P(good) = ``start`` up before generation; keep from ``accept`` up after it."""
+    """P(good) from which a request starts here, and from which the answer is kept."""
 
     start: Probability = 0.5
     accept: Probability = 0.5
@@ -283,16 +293,6 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         return Config.model_validate(document, context={"base": path.absolute().parent})
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 _ENVIRONMENT: dict[str, tuple[str, ...]] = {
