@@ -7,3 +7,11 @@ class DraftingError(Exception):
 
 class InvalidTree(DraftingError, ValueError):
     """A draft tree whose arrays do not describe a tree stored parent-before-child."""
+
+
+class UnknownSource(DraftingError, ValueError):
+    """A request names a draft source that is not configured for its model."""
+
+
+class InvalidControl(DraftingError, ValueError):
+    """A request's wishes about speculation contradict each other or lie out of range."""
