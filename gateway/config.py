@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -102,11 +102,9 @@ class RedisConfig(_Section):
 
 
 class DraftConfig(_Section):
-    """Which sources may draft for a model, and the smaller model some of them need."""
+    """What helps to draft for one model."""
 
-    sources: tuple[str, ...] | None = None  # None: every source that can work
-    model: Name | None = None  # a model of the same engine
-    max_nodes: Count = 16
+    model: Name | None = None  # a smaller model of the same engine and vocabulary
 
 
 class ModelConfig(_Section):
@@ -114,8 +112,7 @@ class ModelConfig(_Section):
 
     name: Name
     path: ConfigPath
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    max_model_len: Count | None = None  # None: what the model's own config says
+    dtype: Literal["float32", "bfloat16"] = "float32"
     draft: DraftConfig = DraftConfig()
 
 
@@ -125,13 +122,15 @@ class EngineConfig(_Section):
     name: Name
     url: str | None = None
     models: tuple[ModelConfig, ...] = ()
-    device: str = "cpu"
     threads: Count | None = None  # None: torch's own choice
-    page_size: Count = 64  # tokens
-    pages: Count = 512
-    max_batch: Count = 64
-    max_batch_tokens: Count = 1024  # tokens of one forward, prefill chunks included
-    max_queue: Count = 256
+    page_size: Count = 16  # tokens
+    pages: Count = 4096  # of each model
+    max_running: Count = 32  # requests decoded at once, of each model
+    max_queue: Count = 256  # requests waiting; beyond it 429
+    step_tokens: Count = 256  # prefill tokens and draft nodes of one forward together
+    sources: tuple[str, ...] = ("lookup", "model")  # who may draft, by name
+    max_nodes: Count = 32  # draft nodes of one request and step
+    speculation: bool = True
     max_body_bytes: Count = 8 * 1024 * 1024
     shutdown_s: Seconds = 15.0
 
@@ -173,7 +172,7 @@ class TierConfig(_Section):
 
     @field_validator("url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
+    def _tier_scheme(cls, url: str) -> str:
         if not re.match(r"^(engine:.|https?://.|unix:/)", url):
             raise ValueError("expected engine:NAME, http(s)://host/v1 or unix:/path")
         return url.rstrip("/")
@@ -227,6 +226,7 @@ class Config(_Section):
     router: RouterConfig = RouterConfig()
     cascade: CascadeConfig = CascadeConfig()
     state_dir: ConfigPath = Path(".spillway")
+    source: Annotated[Path | None, Field(exclude=True)] = None  # the file this was read from
     admin_token: Annotated[SecretStr | None, Field(exclude=True)] = None
     secret: Annotated[SecretStr | None, Field(exclude=True)] = None
 
@@ -282,15 +282,40 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     Raises:
         ConfigError: unreadable, not TOML, an unknown key or a bad value; the message names the key.
     """
+    environ = os.environ if environ is None else environ
     document = _read_toml(path)
-    for key in ("admin_token", "secret"):
+    for key in ("admin_token", "secret", "source"):
         if key in document:
-            raise ConfigError(
-                f"{path}: {key}: got a value; expected SPILLWAY_{key.upper()} instead"
-            )
+            raise ConfigError(f"{path}: {key}: got a value; expected it from the environment only")
+    _apply_environment(document, environ)
+    for tier in _entries(document, "tiers"):
+        _fill_api_key(tier, environ)
+    document["source"] = path.absolute()
+    return _validated(Config, document, path)
+
+
+def load_engine(path: Path, name: str, environ: Mapping[str, str] | None = None) -> EngineConfig:
+    """The entry ``name`` of ``[[engines]]`` alone: an engine needs nothing that tiers do.
+
+    Raises:
+        ConfigError: as ``load_config``, or no such engine.
+    """
+    document = _read_toml(path)
     _apply_environment(document, os.environ if environ is None else environ)
+    engines = _entries(document, "engines")
+    for entry in engines:
+        if entry.get("name") == name:
+            return _validated(EngineConfig, entry, path)
+    names = [entry.get("name") for entry in engines]
+    raise ConfigError(f"{path}: engines: got {name!r}; expected one of {names}")
+
+
+_Validated = TypeVar("_Validated", bound=_Section)
+
+
+def _validated(model: type[_Validated], document: dict[str, Any], path: Path) -> _Validated:
     try:
-        return Config.model_validate(document, context={"base": path.absolute().parent})
+        return model.model_validate(document, context={"base": path.absolute().parent})
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from None
 
@@ -323,8 +348,6 @@ def _apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> 
         only = environ.get(ENGINE_URL) if len(engines) == 1 else None
         if url := environ.get(f"{ENGINE_URL}_{suffix}") or only:
             engine["url"] = url
-    for tier in _entries(document, "tiers"):
-        _fill_api_key(tier, environ)
 
 
 def _fill_api_key(tier: dict[str, Any], environ: Mapping[str, str]) -> None:
