@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from gateway.errors import TierBroken
 
@@ -11,10 +11,10 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
 class EventSplitter:
-    """Bytes in as they arrive, complete `data` payloads out; a split code point waits for its rest.
+    """Bytes in as they arrive, complete `data` payloads out; a split code point waits.
 
-    Comments and other fields are skipped. Lines end in LF, CRLF or CR as the standard allows, except
-    that a CR at the very end of a chunk is held back until the next byte tells which it is.
+    Comments and other fields are skipped. Lines end in LF, CRLF or CR as the standard allows; a CR
+    at the very end of a chunk is held back until the next byte tells which it is.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -71,7 +71,7 @@ class EventSplitter:
             raise TierBroken("got an event that is not UTF-8") from None
 
 
-async def payloads(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+async def payloads(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str]:
     """Every `data` payload of a stream, `[DONE]` included."""
     splitter = EventSplitter()
     async for chunk in chunks:
