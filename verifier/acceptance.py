@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drafting.source import PositionNoise
-from drafting.tree import DraftTree
-from verifier.margin import NARROW_FLOAT32
+from drafting.tree import ROOT, DraftTree
+from verifier.errors import VerifierError
+from verifier.margin import NARROW_FLOAT32, decision_margin, top_gap
+from verifier.noise import NOISE_CEILING
 from verifier.processors import Processors
+
+_PRUNE_FROM: Final = 512  # survivors from which looking for hopeless ones first pays
+_MARGIN_KEPT: Final = 1.0  # margins up to this stay exact when hopeless tokens are pruned
 
 
 class Verdict(NamedTuple):
@@ -22,6 +27,13 @@ class Verdict(NamedTuple):
     rows: tuple[int, ...]  # row of the logits that decided each token
     margins: tuple[float, ...]  # decision margin of each token
     narrow: int  # how many margins lie below the bound
+
+
+class Decision(NamedTuple):
+    """One token of the target and how far it was from being another."""
+
+    token: int
+    margin: float
 
 
 class ChoiceSampler:
@@ -39,8 +51,23 @@ class ChoiceSampler:
         prompt_tokens: int,
         narrow_bound: float = NARROW_FLOAT32,
     ) -> None:
-        """``noise``: None at temperature 0; ``prompt_tokens``: the first output token's position."""
-        raise NotImplementedError
+        """``noise``: None at temperature 0; ``prompt_tokens``: position of the first output token.
+
+        Raises:
+            ValueError: a temperature above 0 without noise.
+        """
+        temperature = processors.sampling.temperature
+        if temperature > 0.0 and noise is None:
+            raise ValueError(f"got no noise at temperature {temperature}; expected some")
+        self._processors = processors
+        self._noise = noise
+        self._prompt_tokens = prompt_tokens
+        self._narrow_bound = narrow_bound
+
+    @property
+    def position(self) -> int:
+        """Absolute position of the next token."""
+        return self._prompt_tokens + self._processors.output_length
 
     def verify(
         self,
@@ -51,12 +78,93 @@ class ChoiceSampler:
     ) -> Verdict:
         """Walk ``tree``. Leaves the sampler as it was.
 
-        ``logits``: [1 + N, V], row 0 after the last committed token, row 1 + i after node i; only rows
-        on the walked path are read. ``greedy``: their argmax [1 + N] where the engine has it, used
-        when no processor applies.
+        ``logits``: [1 + N, V], row 0 after the last committed token, row 1 + i after node i; only
+        rows on the walked path are read. ``greedy``: their argmax [1 + N] where the engine has it,
+        used when no processor applies.
+
+        Raises:
+            VerifierError: a row on the path holds NaN, or leaves no token to choose.
         """
-        raise NotImplementedError
+        children = {
+            (parent, token): node
+            for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True))
+        }
+        path: list[int] = []
+        decisions: list[Decision] = []
+        node: int | None = ROOT
+        while node is not None:
+            row = node + 1
+            known = None if greedy is None else int(greedy[row])
+            decision = self.decide(logits[row], known)
+            decisions.append(decision)
+            node = children.get((node, decision.token))
+            if node is not None:
+                path.append(node)
+                self._processors.push(decision.token)
+        for _ in path:
+            self._processors.pop()
+        return self._verdict(path, decisions)
+
+    def decide(self, logits: NDArray[np.float32], greedy: int | None = None) -> Decision:
+        """The token after the branch, from its end's raw ``logits`` [V]; ``greedy``: argmax."""
+        if self._processors.plain_greedy:
+            return _likeliest(logits, greedy)
+        survivors = self._processors.survivors(logits)
+        if self._noise is None:
+            return _likeliest(survivors.logits, None)
+        return self._draw(*survivors)
 
     def commit(self, tokens: Sequence[int]) -> None:
         """Take ``tokens`` into the committed output."""
-        raise NotImplementedError
+        for token in tokens:
+            self._processors.push(token)
+
+    def _draw(
+        self, tokens: NDArray[np.int64], logits: NDArray[np.float64], boundary: float
+    ) -> Decision:
+        """The largest ``logits + noise``; the lowest id wins a tie."""
+        assert self._noise is not None
+        if len(tokens) >= _PRUNE_FROM:
+            tokens, logits = self._without_hopeless(tokens, logits)
+        scores = logits + self._noise(self.position, tokens)
+        index = int(scores.argmax())
+        _refuse_nan(scores[index])
+        margin = decision_margin(
+            top_gap(scores, index), boundary, self._processors.sampling.temperature
+        )
+        return Decision(int(tokens[index]), margin)
+
+    def _without_hopeless(
+        self, tokens: NDArray[np.int64], logits: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Drop tokens that no noise could lift to the score of the likeliest one.
+
+        Exact: noise is bounded, so neither the winner nor a margin below ``_MARGIN_KEPT`` changes.
+        """
+        assert self._noise is not None
+        top = int(logits.argmax())
+        score = logits[top] + self._noise(self.position, tokens[top : top + 1])[0]
+        hopeful = np.flatnonzero(logits > score - NOISE_CEILING - _MARGIN_KEPT)
+        return tokens[hopeful], logits[hopeful]
+
+    def _verdict(self, path: list[int], decisions: list[Decision]) -> Verdict:
+        margins = tuple(decision.margin for decision in decisions)
+        return Verdict(
+            path=tuple(path),
+            tokens=tuple(decision.token for decision in decisions),
+            rows=(0, *(node + 1 for node in path)),
+            margins=margins,
+            narrow=sum(margin < self._narrow_bound for margin in margins),
+        )
+
+
+def _likeliest(logits: NDArray[np.floating], known: int | None) -> Decision:
+    index = int(logits.argmax()) if known is None else known
+    _refuse_nan(logits[index])
+    return Decision(index, top_gap(logits, index))
+
+
+def _refuse_nan(score: np.floating) -> None:
+    """An argmax over NaN points at it, so one look at the winner is enough."""
+    if not np.isfinite(score):
+        raise VerifierError(f"the likeliest token has score {score}; expected a finite number")
