@@ -16,8 +16,8 @@ COPY kernels kernels
 RUN pip install -c constraints.txt .
 
 FROM built-gateway AS built-engine
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-RUN pip install --index-url "$TORCH_INDEX_URL" torch==2.13.0 \
+ARG TORCH_INDEX_URL=""
+RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch==2.13.0 \
     && pip install -c constraints.txt ".[engine]"
 
 FROM base AS gateway
