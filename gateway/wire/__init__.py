@@ -1,0 +1,1 @@
+"""OpenAI's wire format: what both the front end and the engine server read and write."""

@@ -1,0 +1,54 @@
+"""The request body of `POST /v1/completions`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from gateway.wire.fields import (
+    MAX_CHOICES,
+    CommonRequest,
+    EngineSpillwayOptions,
+    Only,
+    OnlyFalse,
+    Prediction,
+    TokenId,
+)
+
+MAX_LOGPROBS = 5
+DEFAULT_MAX_TOKENS = 16
+
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Prompts = (
+    str
+    | Tokens
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)]
+)
+
+
+class CompletionRequest(CommonRequest):
+    """Text, or tokens, to continue. Without `max_tokens` OpenAI's default of 16 holds."""
+
+    prompt: Prompts
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    prediction: Prediction | None = None
+    best_of: Annotated[Any, Only((1,))] = None
+    echo: OnlyFalse = None
+    suffix: Annotated[Any, Only(("",))] = None
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """Every prompt of the request, whichever of the four forms it came in."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if isinstance(prompt[0], int):
+            return [prompt]
+        return prompt
+
+
+class EngineCompletionRequest(CompletionRequest):
+    """The same as a gateway sends it to its engine."""
+
+    spillway: EngineSpillwayOptions | None = None
