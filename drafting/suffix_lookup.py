@@ -1,8 +1,31 @@
-"""Draft by text lookup: what followed the same words before, in the prompt, the output or a reference."""
+"""Draft by text lookup: what followed the same words earlier, in prompt and output."""
 
 from __future__ import annotations
 
-from drafting.source import DraftRequest, DraftSession, ReferenceKind
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from drafting.merge import chain, merge
+from drafting.source import DraftRequest, DraftSession
+from drafting.suffix_automaton import START, SuffixAutomaton
+from drafting.tree import EMPTY, DraftTree
+
+_SUFFIXES: Final = 2  # matched suffixes whose continuations are proposed, longest first
+_BRANCHES: Final = 3  # continuations of one of them
+
+
+def match_confidence(length: float) -> float:
+    """P(the next token repeats too | ``length`` tokens did), before any calibration."""
+    return length / (length + 2.0)
+
+
+def copied_chain(
+    tokens: Sequence[int], matched: float, source: str, share: float = 1.0
+) -> DraftTree:
+    """A chain of copied ``tokens`` behind a match; each accepted token makes the match longer."""
+    confidence = [match_confidence(matched + done) for done in range(len(tokens))]
+    confidence[0] *= share
+    return chain(tokens, confidence, source)
 
 
 class PromptLookup:
@@ -11,17 +34,60 @@ class PromptLookup:
     name = "prompt_lookup"
 
     def open(self, request: DraftRequest) -> DraftSession:
-        """Begin a request."""
-        raise NotImplementedError
+        """Begin a request; the text is read at its first proposal."""
+        return _PromptSession(self.name)
 
 
-class ReferenceLookup:
-    """Source named after a reference kind: follows such texts and re-synchronises after a divergence."""
+class _PromptSession:
+    """The automaton of one request's own text."""
 
-    def __init__(self, kind: ReferenceKind) -> None:
-        self.name: str = kind
-        raise NotImplementedError
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._text: SuffixAutomaton | None = SuffixAutomaton()
 
-    def open(self, request: DraftRequest) -> DraftSession:
-        """Begin a request."""
-        raise NotImplementedError
+    def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
+        """Continuations of the longest suffixes of ``context`` that occurred before."""
+        if self._text is None or max_nodes <= 0:
+            return EMPTY
+        for place in range(len(self._text.tokens), len(context)):
+            self._text.append(context[place])
+        return merge(list(self._chains(self._text, max_nodes)), max_nodes=max_nodes)
+
+    def close(self) -> None:
+        """Forget the text."""
+        self._text = None
+
+    def _chains(self, text: SuffixAutomaton, max_nodes: int) -> Iterator[DraftTree]:
+        state = text.link[text.last]
+        for _ in range(_SUFFIXES):
+            if state <= START:
+                return
+            matched = text.length[state]
+            for end, share in _continuations(text, state):
+                copied = _copy(text.tokens, end, max_nodes)
+                yield copied_chain(copied, matched, self._source, share)
+            state = text.link[state]
+
+
+def _continuations(text: SuffixAutomaton, state: int) -> list[tuple[int, float]]:
+    """Ends of occurrences of ``state`` to copy on from, latest first, and how usual each one is.
+
+    The latest occurrence, then those with other next tokens, by frequency and lateness.
+    """
+    latest = text.last_end[state]
+    follow = text.follow[state]
+    total = sum(text.count[next_state] for next_state in follow.values())
+    ends = {token: (text.count[after], text.last_end[after] - 1) for token, after in follow.items()}
+    first = text.tokens[latest + 1]
+    others = sorted((seen for token, seen in ends.items() if token != first), reverse=True)
+    ranked = [(ends[first][0], latest), *others[: _BRANCHES - 1]]
+    return [(end, count / total) for count, end in ranked]
+
+
+def _copy(tokens: Sequence[int], end: int, count: int) -> list[int]:
+    """``count`` tokens after index ``end``; past the end of the text, what was copied repeats."""
+    copied = list(tokens[end + 1 : end + 1 + count])
+    period = len(copied)
+    while len(copied) < count:
+        copied.append(copied[-period])
+    return copied

@@ -1,0 +1,173 @@
+"""Draft from a reference text: follow it from its start, and find the place again after a detour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from drafting.merge import merge
+from drafting.source import DraftRequest, DraftSession, ReferenceKind
+from drafting.suffix_automaton import NO_STATE, START, SuffixAutomaton
+from drafting.suffix_lookup import copied_chain
+from drafting.tree import EMPTY, DraftTree
+
+_FOLLOWED_FROM_START: Final = frozenset({"prediction", "rejected_answer", "near_hit"})
+_START_TRUST: Final = 4  # matched tokens that standing at the start of a reference is worth
+_TRUST_LOST: Final = 4  # a divergence divides trust by this
+_ANCHORS: Final = 4  # places followed at once
+_OCCURRENCES: Final = 256  # occurrences looked at when choosing the nearest
+_REPLAY: Final = 16  # tokens re-read when the automaton is first needed
+
+
+class _Anchor(NamedTuple):
+    """A guess of where in the reference the output is."""
+
+    place: int  # index of the token expected next
+    trust: int  # tokens matched so far, less what divergences cost
+
+
+class _Index:
+    """The automaton of one reference, and where each of its states ends; shared by requests."""
+
+    def __init__(self, tokens: tuple[int, ...]) -> None:
+        self.text = SuffixAutomaton()
+        self._longer: list[list[int]] = []
+        self._end: dict[int, int] = {}
+        for place, token in enumerate(tokens):
+            self.text.append(token)
+            self._end[self.text.last] = place
+        self._longer = [[] for _ in self.text.link]
+        for state, link in enumerate(self.text.link):
+            if link != NO_STATE:
+                self._longer[link].append(state)
+
+    def nearest_end(self, state: int, wanted: int) -> int:
+        """End of the occurrence of ``state`` nearest to index ``wanted``, among the first many."""
+        best = self.text.last_end[state]
+        queue = [state]
+        for _ in range(_OCCURRENCES):
+            if not queue:
+                break
+            state = queue.pop()
+            end = self._end.get(state, best)
+            best = min(best, end, key=lambda place: abs(place - wanted))
+            queue.extend(self._longer[state])
+        return best
+
+
+@lru_cache(maxsize=64)
+def _index(tokens: tuple[int, ...]) -> _Index:
+    return _Index(tokens)
+
+
+class ReferenceTracker:
+    """Follows one reference along an output, at several places at once while unsure."""
+
+    def __init__(self, tokens: tuple[int, ...], *, from_start: bool) -> None:
+        self.tokens = tokens
+        self.taken: set[int] = set()  # indices of ``tokens`` the output took over, in place
+        self._anchors = [_Anchor(0, _START_TRUST)] if from_start and tokens else []
+        self._recent: list[int] = []  # output not yet read by the automaton
+        self._match: tuple[int, int] | None = None  # state and length, once it is needed
+
+    def advance(self, token: int) -> None:
+        """Move on by one committed token of the output."""
+        if self._anchors and self._expects(self._anchors[0], token):
+            self.taken.add(self._anchors[0].place)
+        held = [
+            _Anchor(anchor.place + 1, anchor.trust + 1)
+            for anchor in self._anchors
+            if self._expects(anchor, token)
+        ]
+        self._recent.append(token)
+        if not held or self._match is not None:
+            held = held or self._after_divergence()
+            held.extend(self._matched())
+        elif len(self._recent) > 2 * _REPLAY:
+            del self._recent[:-_REPLAY]
+        self._anchors = _strongest(held)
+
+    def chains(self, source: str, count: int) -> Iterator[DraftTree]:
+        """What comes next at every place followed, most trusted first, up to ``count`` tokens."""
+        for anchor in self._anchors:
+            copied = self.tokens[anchor.place : anchor.place + count]
+            if copied:
+                yield copied_chain(copied, anchor.trust, source)
+
+    def _expects(self, anchor: _Anchor, token: int) -> bool:
+        return anchor.place < len(self.tokens) and self.tokens[anchor.place] == token
+
+    def _after_divergence(self) -> list[_Anchor]:
+        """The token was put in between, or stands for the one expected."""
+        guesses = []
+        for place, trust in self._anchors:
+            left = trust // _TRUST_LOST
+            if left > 0:
+                guesses += [_Anchor(place + 1, left), _Anchor(place, left)]
+        return guesses
+
+    def _matched(self) -> list[_Anchor]:
+        """The place after the longest suffix of the output that the reference holds, if any."""
+        index = _index(self.tokens)
+        state, length = self._match or (START, 0)
+        for token in self._recent[-_REPLAY:]:
+            state, length = index.text.step(state, length, token)
+        self._recent.clear()
+        self._match = state, length
+        if length == 0:
+            return []
+        wanted = self._anchors[0].place if self._anchors else 0
+        return [_Anchor(index.nearest_end(state, wanted) + 1, length)]
+
+
+def _strongest(anchors: list[_Anchor]) -> list[_Anchor]:
+    """The most trusted few, one for each place; earlier ones win a tie."""
+    best: dict[int, int] = {}
+    for place, trust in anchors:
+        best[place] = max(trust, best.get(place, 0))
+    ranked = sorted(best.items(), key=lambda item: -item[1])
+    return [_Anchor(*item) for item in ranked[:_ANCHORS]]
+
+
+class ReferenceLookup:
+    """Source named after a reference kind: drafts from the request's references of that kind."""
+
+    def __init__(self, kind: ReferenceKind) -> None:
+        self.name: str = kind
+        self._from_start = kind in _FOLLOWED_FROM_START
+
+    def open(self, request: DraftRequest) -> DraftSession:
+        """Begin a request; without a reference of this kind there will be no guess."""
+        trackers = [
+            ReferenceTracker(reference.tokens, from_start=self._from_start)
+            for reference in request.references
+            if reference.kind == self.name
+        ]
+        return _ReferenceSession(self.name, trackers, read=len(request.prompt))
+
+
+class _ReferenceSession:
+    """All references of one kind of one request."""
+
+    def __init__(self, source: str, trackers: list[ReferenceTracker], *, read: int) -> None:
+        self._source = source
+        self._trackers = trackers
+        self._read = read
+
+    def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
+        """What each reference says next, wherever the output stands in it."""
+        if not self._trackers or max_nodes <= 0:
+            return EMPTY
+        for place in range(self._read, len(context)):
+            for tracker in self._trackers:
+                tracker.advance(context[place])
+        self._read = max(self._read, len(context))
+        chains = [
+            chain for tracker in self._trackers for chain in tracker.chains(self._source, max_nodes)
+        ]
+        return merge(chains, max_nodes=max_nodes)
+
+    def close(self) -> None:
+        """Forget the references."""
+        self._trackers = []
