@@ -1,0 +1,182 @@
+"""One engine process: loads its models, answers until told to stop, finishes what runs, ends."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from aiohttp import web
+
+from gateway.config import DraftConfig, EngineConfig, ModelConfig, load_engine
+from gateway.engine.server import Service, create_engine_app, service_of
+from gateway.engine.tokens import Served
+from gateway.engine_options import add_options, check_options
+from gateway.errors import ConfigError
+from gateway.wire.server import listener
+from verifier.engine import Engine
+from verifier.engine import EngineConfig as EngineLimits
+from verifier.errors import VerifierError
+from verifier.loading import load_model
+
+KEY_VARIABLE = "SPILLWAY_ENGINE_KEY"
+_FAILED = 70  # exit status after the engine broke, so that a supervisor restarts it
+_BAD_CONFIG = 78
+_LAST_WORDS_S = 1.0
+_log = logging.getLogger("gateway.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen: a unix socket, or a host and port."""
+
+    socket: Path | None
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket}" if self.socket else f"http://{self.host}:{self.port}/v1"
+
+
+def build_service(config: EngineConfig, *, key: str | None = None) -> Service:
+    """Load every model of ``config`` and an engine over them.
+
+    Raises:
+        ModelRefused: a directory that cannot be served.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    models = {
+        one.name: load_model(one.path, dtype=one.dtype, name=one.name) for one in config.models
+    }
+    drafts = {one.name: one.draft.model for one in config.models if one.draft.model is not None}
+    limits = EngineLimits(
+        page_size=config.page_size,
+        pages=config.pages,
+        max_running=config.max_running,
+        max_waiting=config.max_queue,
+        step_tokens=config.step_tokens,
+        max_nodes=config.max_nodes,
+        speculation=config.speculation,
+        sources=config.sources,
+        draft_models=drafts,
+    )
+    engine = Engine(models, limits)
+    return service_of(engine, [Served(one) for one in models.values()], key=key)
+
+
+async def serve(service: Service, config: EngineConfig, listen: Listen) -> int:
+    """Answer until SIGTERM, SIGINT or a failure; returns the exit status."""
+    app = create_engine_app(service, max_body_bytes=config.max_body_bytes)
+    runner = listener(app, shutdown_s=_LAST_WORDS_S)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await runner.setup()
+    await _site(runner, listen).start()
+    _log.info("ready on %s: %s", listen, ", ".join(service.models))
+    await _first(stop, service.worker.failed)
+    service.draining = True
+    if not service.worker.failed.is_set():
+        await _drained(service, config.shutdown_s)
+    await runner.cleanup()
+    return _FAILED if service.worker.failed.is_set() else 0
+
+
+def _site(runner: web.AppRunner, listen: Listen) -> web.BaseSite:
+    if listen.socket is None:
+        return web.TCPSite(runner, listen.host, listen.port)
+    with suppress(FileNotFoundError):
+        listen.socket.unlink()  # what a killed predecessor left
+    return web.UnixSite(runner, str(listen.socket))
+
+
+async def _first(*events: asyncio.Event) -> None:
+    tasks = [asyncio.create_task(one.wait()) for one in events]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
+async def _drained(service: Service, within_s: float) -> None:
+    """Wait until nothing runs, the engine breaks, or the time is over."""
+    deadline = time.monotonic() + within_s
+    while service.worker.active and time.monotonic() < deadline:
+        if service.worker.failed.is_set():
+            return
+        await asyncio.sleep(0.02)
+
+
+def end_with_parent(grace_s: float) -> None:
+    """Stop when stdin ends: the parent holds its other end, and is gone however it died."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+        os._exit(_FAILED)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="spillway engine", description=__doc__)
+    add_options(parser)
+    parser.add_argument(
+        "--end-with-stdin", action="store_true", help="stop when standard input is closed"
+    )
+    options = parser.parse_args(argv)
+    check_options(parser, options)
+    return options
+
+
+def _config_of(options: argparse.Namespace) -> EngineConfig:
+    if options.config is not None:
+        return load_engine(options.config, options.engine)
+    pairs = [_named(given) for given in options.model]
+    models = tuple(
+        ModelConfig(
+            name=name,
+            path=path,
+            dtype=options.dtype,
+            draft=DraftConfig(model=options.draft if options.draft != name else None),
+        )
+        for name, path in pairs
+    )
+    return EngineConfig(name="engine", models=models, threads=options.threads)
+
+
+def _named(given: str) -> tuple[str, Path]:
+    """``name=path``, or a path whose last part is the name."""
+    name, found, path = given.partition("=")
+    return (name, Path(path)) if found else (Path(given).absolute().name, Path(given))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run an engine; the exit status says why it ended."""
+    options = _parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if options.end_with_stdin:
+        end_with_parent(30.0)
+    try:
+        config = _config_of(options)
+        service = build_service(config, key=os.environ.get(KEY_VARIABLE) or None)
+    except (ConfigError, VerifierError, ValueError) as error:
+        print(f"spillway engine: {error}", file=sys.stderr)
+        return _BAD_CONFIG
+    listen = Listen(options.socket, options.host, options.port)
+    return asyncio.run(serve(service, config, listen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
