@@ -17,7 +17,8 @@ _BRANCHES: Final = 4  # children of one node
 _FRONTIER: Final = 4  # nodes of one level that are expanded
 _GREEDY_WIDTH: Final = 8  # tokens asked of the model for each node at temperature 0
 _SAMPLED_WIDTH: Final = 48  # and above it, where noise may lift an unlikely token
-_LEVELS: Final = 8
+MAX_LEVELS: Final = 8
+"""Forwards of the draft model for one draft."""
 _MIN_PATH_PROB: Final = 0.05
 
 
@@ -27,7 +28,7 @@ class ModelAsk(NamedTuple):
     session: DraftSession  # opened by the drafter that is asked
     context: Sequence[int]
     max_nodes: int
-    levels: int = _LEVELS  # forwards of the draft model at most
+    levels: int = MAX_LEVELS  # forwards of the draft model at most
 
 
 @dataclass(slots=True)
@@ -114,18 +115,14 @@ class ModelDrafter:
         growths = [_Growth() for _ in asks]
         live = [place for place, ask in enumerate(asks) if _wants(ask)]
         while live:
-            by_width: dict[int, list[int]] = {}
-            for place in live:
-                by_width.setdefault(_width(_session(asks[place]).request), []).append(place)
-            for width, places in by_width.items():
-                self._expand([(asks[place], growths[place]) for place in places], width)
+            self._expand([(asks[place], growths[place]) for place in live])
             live = [place for place in live if self._goes_on(asks[place], growths[place])]
         return [
             growth.cut(ask.max_nodes, self.name) if growth.tokens else EMPTY
             for ask, growth in zip(asks, growths, strict=True)
         ]
 
-    def _expand(self, asked: Sequence[tuple[ModelAsk, _Growth]], width: int) -> None:
+    def _expand(self, asked: Sequence[tuple[ModelAsk, _Growth]]) -> None:
         """Grow every tree by one level: one forward of the draft model."""
         queries = [
             NodeQuery(
@@ -137,6 +134,8 @@ class ModelDrafter:
             )
             for ask, growth in asked
         ]
+        sampled = any(_session(ask).request.noise is not None for ask, _ in asked)
+        width = _SAMPLED_WIDTH if sampled else _GREEDY_WIDTH
         answers = self.model.candidates(queries, width=width)
         for (ask, growth), answer in zip(asked, answers, strict=True):
             _add_level(growth, answer, _scores(ask, growth, answer))
@@ -163,10 +162,6 @@ def _session(ask: ModelAsk) -> ModelSession:
 def _wants(ask: ModelAsk) -> bool:
     wanted = ask.max_nodes > 0 and ask.levels > 0 and len(ask.context) > 0
     return wanted and not _session(ask).closed
-
-
-def _width(request: DraftRequest) -> int:
-    return _GREEDY_WIDTH if request.noise is None else _SAMPLED_WIDTH
 
 
 def _scores(ask: ModelAsk, growth: _Growth, answer: Candidates) -> NDArray[np.float64]:

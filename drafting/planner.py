@@ -1,15 +1,168 @@
-"""How many draft nodes each request gets at each step, so that speculation never costs more than it saves."""
+"""How many draft nodes each request gets, so that speculation never costs more than it saves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from drafting.calibration import Calibration, Outlook, learn, node_probs
 from drafting.cost import StepCost
+from drafting.merge import subtree
+from drafting.tree import ROOT, DraftTree
+
+_WORTH: Final = 1.02  # tokens per second must rise by this factor before anything is drafted
+_SUREST_NODE: Final = 0.95  # the best a draft can hope for when only the load is known
+_LEVELS: Final = (1, 2, 3, 4, 6, 8)  # depths of a model's draft that are weighed
+_NODES_A_LEVEL: Final = 2  # nodes of a model's draft that are verified, for each of its levels
+_EXTRA_TOKENS: Final = 0.1  # what a model must add to a lookup's draft to be asked
+_PROBE_EVERY: Final = 32  # steps without a model's draft before one is tried again
+_PROBE_LEVELS: Final = 2
+_HIT_RATE: Final = 0.7  # assumed of a draft model before evidence
+_HIT_PRIOR: Final = 4.0
+_HIT_MEMORY: Final = 0.98
+
+
+class Batch(NamedTuple):
+    """The forward that is being planned, before any draft."""
+
+    requests: int
+    other_rows: int = 0  # prefill chunks beside them
+
+    @property
+    def rows(self) -> int:
+        """Rows without drafts: one for each request, and the others."""
+        return self.requests + self.other_rows
+
+
+class ModelPlan(NamedTuple):
+    """Which of the asking requests a draft model should draft for, and how deep."""
+
+    members: tuple[int, ...] = ()
+    levels: int = 0
+
+
+class HitRate:
+    """How often a draft model's children of a node hold the target's token."""
+
+    def __init__(self) -> None:
+        self._hits = _HIT_RATE * _HIT_PRIOR
+        self._tries = _HIT_PRIOR
+
+    @property
+    def rate(self) -> float:
+        """Estimated probability."""
+        return self._hits / self._tries
+
+    def observe(self, hit: bool) -> None:
+        """Learn one outcome."""
+        self._hits = self._hits * _HIT_MEMORY + hit
+        self._tries = self._tries * _HIT_MEMORY + 1.0
 
 
 class Planner:
-    """Shares draft nodes across the batch where they are expected to save time."""
+    """Shares draft nodes across the batch where they are expected to save time.
+
+    Deterministic: what it answers depends on nothing but what it was given and has observed.
+    """
 
     def __init__(
         self, cost: StepCost, *, draft_cost: StepCost | None = None, max_nodes: int = 32
     ) -> None:
-        """``cost``: forwards of the target; ``draft_cost``: of the draft model; ``max_nodes``: of one request."""
-        raise NotImplementedError
+        """``cost``: forwards of the target; ``draft_cost``: of the draft model, None without one;
+        ``max_nodes``: of one request.
+        """
+        self.cost = cost
+        self.draft_cost = draft_cost
+        self.max_nodes = max_nodes
+        self.calibration = Calibration()
+        self.hits = HitRate()
+        self._since_model = 0
+
+    def worthwhile(self, batch: Batch) -> bool:
+        """Whether even a nearly sure draft would pay at this load; if not, none need be made."""
+        plain = batch.requests / self.cost(batch.rows)
+        drafted = batch.requests * (1.0 + _SUREST_NODE) / self.cost(batch.rows + batch.requests)
+        return drafted > _WORTH * plain
+
+    def select(
+        self, trees: Sequence[DraftTree], outlooks: Sequence[Outlook], batch: Batch
+    ) -> list[DraftTree]:
+        """``trees`` cut down to the nodes that raise the batch's tokens per second the most."""
+        probs = [self._path_probs(tree, out) for tree, out in zip(trees, outlooks, strict=True)]
+        ranked = sorted(
+            (-prob, request, node)
+            for request, of_tree in enumerate(probs)
+            for node, prob in enumerate(of_tree)
+        )
+        count = self._best_count([-prob for prob, _, _ in ranked], batch)
+        kept: list[list[int]] = [[] for _ in trees]
+        for _, request, node in ranked[:count]:
+            kept[request].append(node)
+        return [
+            tree if len(nodes) == len(tree) else subtree(tree, sorted(nodes))
+            for tree, nodes in zip(trees, kept, strict=True)
+        ]
+
+    def gain(self, tree: DraftTree, outlook: Outlook) -> float:
+        """Expected number of accepted tokens of ``tree``."""
+        return sum(self._path_probs(tree, outlook))
+
+    def plan_model(
+        self, gains: Sequence[float], rates: Sequence[float], nodes: int, batch: Batch
+    ) -> ModelPlan:
+        """Whether to run the draft model, given what cheaper drafts promise.
+
+        ``gains``: expected accepted tokens of each request's draft so far, of ``nodes`` nodes in
+        all; ``rates``: the model's hit rate in each request.
+        """
+        if self.draft_cost is None or not gains:
+            return ModelPlan()
+        best, best_speed = ModelPlan(), _WORTH * self._speed(sum(gains), nodes, 0.0, batch)
+        for levels in _LEVELS:
+            hoped = [sum(rate**depth for depth in range(1, levels + 1)) for rate in rates]
+            members = tuple(
+                place
+                for place, (gain, hope) in enumerate(zip(gains, hoped, strict=True))
+                if hope > gain + _EXTRA_TOKENS
+            )
+            more = sum(max(gain, hope) for gain, hope in zip(gains, hoped, strict=True))
+            rows = len(members) * _NODES_A_LEVEL
+            seconds = levels * self.draft_cost(max(rows, 1))
+            speed = self._speed(more, nodes + rows * levels, seconds, batch)
+            if members and speed > best_speed:
+                best, best_speed = ModelPlan(members, levels), speed
+        return best if best.members else self._probe(len(gains))
+
+    def learn(self, tree: DraftTree, tokens: Sequence[int], outlook: Outlook) -> None:
+        """Learn from the tokens a request emitted what its proposal, verified or not, was worth."""
+        learn(tree, tokens, self.calibration, outlook)
+
+    def _probe(self, requests: int) -> ModelPlan:
+        """Now and then ask the model all the same, for one request, so that it can come back."""
+        self._since_model += 1
+        if self._since_model % _PROBE_EVERY:
+            return ModelPlan()
+        turn = self._since_model // _PROBE_EVERY
+        return ModelPlan((turn % requests,), _PROBE_LEVELS)
+
+    def _path_probs(self, tree: DraftTree, outlook: Outlook) -> list[float]:
+        probs: list[float] = []
+        calibrated = node_probs(tree, self.calibration, outlook)
+        for parent, prob in zip(tree.parents, calibrated, strict=True):
+            probs.append(prob if parent == ROOT else prob * probs[parent])
+        return probs
+
+    def _speed(self, gain: float, nodes: int, seconds: float, batch: Batch) -> float:
+        """Tokens per second of a step with ``nodes`` drafted in ``seconds``."""
+        return (batch.requests + gain) / (self.cost(batch.rows + nodes) + seconds)
+
+    def _best_count(self, probs: Sequence[float], batch: Batch) -> int:
+        """How many of the nodes, likeliest first, give the most tokens per second."""
+        if not probs:
+            return 0
+        tokens = batch.requests + np.concatenate([[0.0], np.cumsum(probs)])
+        speed = tokens / self.cost.many(batch.rows + np.arange(len(tokens)))
+        best = int(speed.argmax())
+        return best if speed[best] > _WORTH * speed[0] else 0

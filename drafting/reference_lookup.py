@@ -1,4 +1,4 @@
-"""Draft from a reference text: follow it from its start, and find the place again after a detour."""
+"""Draft from a reference text: follow it from its start, find the place again after a detour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLLOWED_FROM_START: Final = frozenset({"prediction", "rejected_answer", "near_
 _START_TRUST: Final = 4  # matched tokens that standing at the start of a reference is worth
 _TRUST_LOST: Final = 4  # a divergence divides trust by this
 _ANCHORS: Final = 4  # places followed at once
-_OCCURRENCES: Final = 256  # occurrences looked at when choosing the nearest
+_OCCURRENCES: Final = 64  # occurrences looked at when choosing the nearest
 _REPLAY: Final = 16  # tokens re-read when the automaton is first needed
 
 
@@ -83,7 +83,7 @@ class ReferenceTracker:
         self._recent.append(token)
         if not held or self._match is not None:
             held = held or self._after_divergence()
-            held.extend(self._matched())
+            held.extend(self._matched(max((anchor.trust for anchor in held), default=0)))
         elif len(self._recent) > 2 * _REPLAY:
             del self._recent[:-_REPLAY]
         self._anchors = _strongest(held)
@@ -107,15 +107,15 @@ class ReferenceTracker:
                 guesses += [_Anchor(place + 1, left), _Anchor(place, left)]
         return guesses
 
-    def _matched(self) -> list[_Anchor]:
-        """The place after the longest suffix of the output that the reference holds, if any."""
+    def _matched(self, trust: int) -> list[_Anchor]:
+        """Where the longest suffix of the output in the reference ends, if beyond ``trust``."""
         index = _index(self.tokens)
         state, length = self._match or (START, 0)
         for token in self._recent[-_REPLAY:]:
             state, length = index.text.step(state, length, token)
         self._recent.clear()
         self._match = state, length
-        if length == 0:
+        if length <= trust:
             return []
         wanted = self._anchors[0].place if self._anchors else 0
         return [_Anchor(index.nearest_end(state, wanted) + 1, length)]

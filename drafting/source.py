@@ -83,7 +83,7 @@ class NodeQuery:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The ``width`` likeliest next tokens of each asked node: tokens and log-probs, [nodes, width]."""
+    """The ``width`` likeliest next tokens of each asked node, and log-probs: [nodes, width]."""
 
     tokens: NDArray[np.int64]
     logprobs: NDArray[np.float64]  # of draft_logits / temperature 1, not noised

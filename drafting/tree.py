@@ -50,7 +50,7 @@ class DraftTree:
         return len(self.tokens)
 
     def depths(self) -> tuple[int, ...]:
-        """Depth of every node, 1 for children of the context: its position is context + depth - 1."""
+        """Depth of every node, 1 for children of the context: position is context + depth - 1."""
         depths: list[int] = []
         for parent in self.parents:
             depths.append(1 if parent == ROOT else depths[parent] + 1)
