@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from drafting.cost import StepCost
+from verifier.choice import Choice
+from verifier.errors import QueueFull, RequestRefused
+from verifier.intake import Intake
 from verifier.loading import LoadedModel
 from verifier.request import GenerationRequest, SourceCount, StepOutput
+from verifier.setup import build_decoder
+
+DEFAULT_SOURCES = (
+    "prompt_lookup", "prediction", "rejected_answer", "near_hit", "recent_answer", "draft_model",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,13 +27,14 @@ class EngineConfig:
     """What an operator may set. Pages and budgets are per model."""
 
     page_size: int = 16  # tokens
-    pages: int = 4096  # committed keys and values a model may keep
+    cache_bytes: int = 256 * 2**20  # of pages, where ``pages`` is None
+    pages: int | None = None  # committed keys and values a model may keep
     max_running: int = 32
     max_waiting: int = 256  # beyond it: QueueFull
-    step_tokens: int = 256  # prefill tokens and draft nodes of one forward together
+    step_tokens: int = 256  # tokens of prompts in one forward
     max_nodes: int = 32  # draft nodes of one request and step
     speculation: bool = True
-    sources: tuple[str, ...] = ("lookup", "model")  # by name, for every model
+    sources: tuple[str, ...] = DEFAULT_SOURCES  # by name, for every model
     draft_models: Mapping[str, str] = field(default_factory=dict)  # target name: draft name
 
 
@@ -59,7 +73,22 @@ class Engine:
     """Several models in one process. One thread calls ``step``; the rest is thread-safe."""
 
     def __init__(self, models: Mapping[str, LoadedModel], config: EngineConfig | None = None):
-        raise NotImplementedError
+        """Reserve memory and measure this machine; takes up to a second for each model.
+
+        Raises:
+            ModelRefused: a draft model is unknown or speaks another vocabulary.
+        """
+        self.config = config or EngineConfig()
+        costs: dict[str, StepCost] = {}
+        self._decoders = {name: build_decoder(name, models, self.config, costs) for name in models}
+        self._intakes = {
+            name: Intake(model, self._decoders[name]) for name, model in models.items()
+        }
+        self._lock = threading.Lock()  # guards the four below
+        self._arrivals = itertools.count()
+        self._submitted: deque[Choice] = deque()
+        self._cancelled: deque[str] = deque()
+        self._alive: dict[tuple[str, int], str] = {}  # choice: its model
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -69,20 +98,106 @@ class Engine:
             RequestRefused: a field that cannot be honoured; ``param`` names it.
             QueueFull: too many requests are waiting.
         """
-        raise NotImplementedError
+        intake = self._intakes.get(request.model)
+        if intake is None:
+            raise RequestRefused(
+                f"got model {request.model!r}; expected one of {sorted(self._intakes)}",
+                param="model",
+            )
+        intake.check(request)
+        key = (request.request_id, request.choice)
+        with self._lock:
+            if key in self._alive:
+                raise RequestRefused(f"request {key} is running already", param="request_id")
+            self._check_queue(request.model)
+            choice = intake.open(request, next(self._arrivals))
+            self._submitted.append(choice)
+            self._alive[key] = request.model
 
     def cancel(self, request_id: str) -> None:
         """End every choice of ``request_id`` within one step. Unknown ids are ignored."""
-        raise NotImplementedError
+        with self._lock:
+            self._cancelled.append(request_id)
 
     def step(self) -> list[StepOutput]:
         """One iteration over every model with work; [] when idle."""
-        raise NotImplementedError
+        outputs = self._take_in()
+        for decoder in self._decoders.values():
+            outputs += decoder.step()
+        ended = [output for output in outputs if output.receipt is not None]
+        with self._lock:
+            for output in ended:
+                self._alive.pop((output.request_id, output.choice), None)
+        return outputs
 
     def has_work(self) -> bool:
         """Whether ``step`` has anything to do."""
-        raise NotImplementedError
+        return bool(self._alive or self._cancelled)
 
     def stats(self) -> EngineStats:
         """Counters for metrics; safe from any thread."""
-        raise NotImplementedError
+        return EngineStats(models={name: self._stats(name) for name in self._decoders})
+
+    def _check_queue(self, model: str) -> None:
+        alive = sum(1 for name in self._alive.values() if name == model)
+        waiting = alive - len(self._decoders[model].scheduler.running)
+        if waiting >= self.config.max_waiting:
+            raise QueueFull(f"{waiting} requests are waiting for {model!r}, the most allowed")
+
+    def _take_in(self) -> list[StepOutput]:
+        """Queue what was submitted, then end what was cancelled."""
+        with self._lock:
+            submitted, self._submitted = self._submitted, deque()
+            cancelled, self._cancelled = self._cancelled, deque()
+        for choice in submitted:
+            decoder = self._decoders[choice.request.model]
+            decoder.counts.prompt_tokens += len(choice.request.prompt)
+            decoder.scheduler.waiting.append(choice)
+        return [output for request_id in cancelled for output in self._end(request_id)]
+
+    def _end(self, request_id: str) -> list[StepOutput]:
+        outputs = []
+        for decoder in self._decoders.values():
+            for choice in decoder.scheduler.find(request_id):
+                decoder.scheduler.finish(choice)
+                outputs.append(
+                    StepOutput(
+                        request_id=request_id,
+                        choice=choice.request.choice,
+                        tokens=(),
+                        text="",
+                        finish_reason="cancelled",
+                        receipt=choice.receipt(time.perf_counter()),
+                    )
+                )
+        return outputs
+
+    def _stats(self, name: str) -> ModelStats:
+        decoder = self._decoders[name]
+        counts, scheduler, pool = decoder.counts, decoder.scheduler, decoder.cache.pool
+        proposed = dict(counts.proposed_by_source)
+        return ModelStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            batch_size=counts.batch_size if scheduler.running else 0,
+            pages_used=pool.used,
+            pages_total=pool.total,
+            steps=counts.steps,
+            prompt_tokens=counts.prompt_tokens,
+            output_tokens=counts.output_tokens,
+            prefix_hit_tokens=counts.prefix_hit_tokens,
+            preemptions=counts.preemptions,
+            drafts=counts.drafts,
+            drafted=counts.drafted,
+            accepted=counts.accepted,
+            accepted_by_position=tuple(
+                counts.by_position[place] for place in range(len(counts.by_position))
+            ),
+            by_source={
+                source: SourceCount(proposed=count, accepted=counts.accepted_by_source[source])
+                for source, count in proposed.items()
+            },
+            narrow_margins=counts.narrow_margins,
+            step_seconds=counts.step_seconds,
+            forward_seconds=counts.forward_seconds,
+        )

@@ -1,0 +1,294 @@
+"""Attention of ragged rows, prefill chunks and draft trees alike, over their contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from kernels.errors import KernelError
+from kernels.tree_words import ancestors, check_parents, depths
+
+MAX_PADDED_ROWS = 64  # a request with more fresh rows is attended to on its own
+MAX_PADDING = 1.6  # batched work over summed work, above which requests are not batched
+CALL_COST = 12_000  # score elements that cost as much as one more call, measured on one core
+
+
+class Rows(NamedTuple):
+    """The rows of one request in one step.
+
+    ``context`` rows are committed; ``parents`` describes the scratch rows stored right after
+    them (-1: child of the context), of which the last ``fresh`` are computed in this step.
+    """
+
+    slot: int
+    context: int
+    parents: Sequence[int]
+    fresh: int
+
+
+class Segment(NamedTuple):
+    """Neighbouring slots attended to in one call."""
+
+    first_slot: int
+    slots: int
+    first_row: int
+    rows: int  # over all slots
+    padded: int  # fresh rows of each slot, padded to the longest
+    length: int  # longest context with scratch
+    mask: Tensor | None  # additive, [slots, 1, padded * groups or padded, length]; None: see all
+    gather: Tensor | None  # [slots * padded] row of each padded place; None: nothing is padded
+    scatter: Tensor | None  # [rows] padded place of each row
+
+
+class AttentionPlan(NamedTuple):
+    """What is the same for every layer of one step."""
+
+    segments: tuple[Segment, ...]
+    total_rows: int
+
+
+def plan_attention(
+    requests: Sequence[Rows], *, groups: int, dtype: torch.dtype, window: int | None = None
+) -> AttentionPlan:
+    """Decide once a step how its rows are attended to.
+
+    Args:
+        requests: in ascending order of slot; their fresh rows lie side by side in this order.
+        groups: query heads for each key head.
+        window: a row sees keys at most ``window - 1`` positions before its own; None: all.
+
+    Raises:
+        KernelError: slots out of order, a parent after its child, or nothing fresh.
+    """
+    _check_requests(requests)
+    segments: list[Segment] = []
+    first_row = 0
+    for batch in _batches(requests):
+        segment = _segment(batch, first_row, groups, dtype, window)
+        segments.append(segment)
+        first_row += segment.rows
+    return AttentionPlan(tuple(segments), first_row)
+
+
+def tree_attention(
+    q: Tensor, kv: Tensor, plan: AttentionPlan, *, scale: float | None = None
+) -> Tensor:
+    """Let every row see its committed context, its own ancestors and itself.
+
+    Shapes: T fresh rows, Hq query heads, Hkv key heads, D head size.
+    Args:
+        q: (T, Hq, D), float32 or bfloat16.
+        kv: (slots, capacity, 2 * Hkv, D), q.dtype; keys in the first Hkv heads. Scratch rows of
+            this step are already written behind each context.
+        scale: of the scores; None is 1 / sqrt(D).
+    Returns: (T, Hq * D), q.dtype, freshly allocated.
+    Raises: KernelError: shapes or dtypes disagree. Nothing is cast silently.
+    Accuracy: error against float64 at most 1e-5 (float32) for unit-variance inputs.
+    """
+    _check_tensors(q, kv, plan)
+    parts = [_attend(q, kv, segment, scale) for segment in plan.segments]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attend(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -> Tensor:
+    if segment.slots == 1:
+        return _attend_one(q, kv, segment, scale)
+    return _attend_many(q, kv, segment, scale)
+
+
+def _attend_one(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -> Tensor:
+    rows, key_heads = segment.rows, kv.shape[2] // 2
+    heads, size = q.shape[1], q.shape[2]
+    groups = heads // key_heads
+    own = q[segment.first_row : segment.first_row + rows].view(rows, key_heads, groups, size)
+    context = kv[segment.first_slot, : segment.length].transpose(0, 1).unsqueeze(1)
+    shape = (-1, groups, -1, -1)
+    out = scaled_dot_product_attention(
+        own.permute(1, 2, 0, 3),
+        context[:key_heads].expand(shape),
+        context[key_heads:].expand(shape),
+        attn_mask=segment.mask,
+        scale=scale,
+    )
+    return out.permute(2, 0, 1, 3).reshape(rows, heads * size)
+
+
+def _attend_many(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -> Tensor:
+    key_heads, heads, size = kv.shape[2] // 2, q.shape[1], q.shape[2]
+    groups, slots, padded = heads // key_heads, segment.slots, segment.padded
+    own = q[segment.first_row : segment.first_row + segment.rows]
+    if segment.gather is not None:
+        own = own.index_select(0, segment.gather)
+    own = own.view(slots, padded, key_heads, groups, size).transpose(1, 2)
+    context = kv[segment.first_slot : segment.first_slot + slots, : segment.length].transpose(1, 2)
+    out = scaled_dot_product_attention(
+        own.reshape(slots, key_heads, padded * groups, size),
+        context[:, :key_heads],
+        context[:, key_heads:],
+        attn_mask=segment.mask,
+        scale=scale,
+    )
+    out = out.view(slots, key_heads, padded, groups, size).transpose(1, 2)
+    flat = out.reshape(slots * padded, heads * size)
+    return flat if segment.scatter is None else flat.index_select(0, segment.scatter)
+
+
+def _batches(requests: Sequence[Rows]) -> list[list[Rows]]:
+    """Neighbours that are cheaper together than apart."""
+    batches: list[list[Rows]] = []
+    for request in requests:
+        if batches and _worth_joining([*batches[-1], request]):
+            batches[-1].append(request)
+        else:
+            batches.append([request])
+    return batches
+
+
+def _worth_joining(batch: Sequence[Rows]) -> bool:
+    if batch[-1].slot != batch[-2].slot + 1:
+        return False
+    widest = max(request.fresh for request in batch)
+    if widest > MAX_PADDED_ROWS:
+        return False
+    longest = max(_length(request) for request in batch)
+    apart = sum(request.fresh * _length(request) + CALL_COST for request in batch)
+    return len(batch) * widest * longest <= MAX_PADDING * apart
+
+
+def _length(request: Rows) -> int:
+    return request.context + len(request.parents)
+
+
+def _segment(
+    batch: Sequence[Rows], first_row: int, groups: int, dtype: torch.dtype, window: int | None
+) -> Segment:
+    padded = max(request.fresh for request in batch)
+    length = max(_length(request) for request in batch)
+    rows = sum(request.fresh for request in batch)
+    gather, scatter = _padding(batch, padded)
+    return Segment(
+        first_slot=batch[0].slot,
+        slots=len(batch),
+        first_row=first_row,
+        rows=rows,
+        padded=padded,
+        length=length,
+        mask=_mask(batch, padded, length, groups, dtype, window),
+        gather=gather,
+        scatter=scatter,
+    )
+
+
+def _padding(batch: Sequence[Rows], padded: int) -> tuple[Tensor | None, Tensor | None]:
+    if all(request.fresh == padded for request in batch):
+        return None, None
+    gather: list[int] = []
+    scatter: list[int] = []
+    start = 0
+    for place, request in enumerate(batch):
+        own = list(range(start, start + request.fresh))
+        gather += own + own[:1] * (padded - request.fresh)
+        scatter += range(place * padded, place * padded + request.fresh)
+        start += request.fresh
+    return torch.tensor(gather), torch.tensor(scatter)
+
+
+def _mask(
+    batch: Sequence[Rows],
+    padded: int,
+    length: int,
+    groups: int,
+    dtype: torch.dtype,
+    window: int | None,
+) -> Tensor | None:
+    if len(batch) == 1 and padded == 1 and len(batch[0].parents) == 1 and window is None:
+        return None
+    visible = np.zeros((len(batch), padded, length), dtype=np.bool_)
+    for place, request in enumerate(batch):
+        visible[place, : request.fresh, : _length(request)] = _visible(request, window)
+        visible[place, request.fresh :, 0] = True  # padding must see something, or it is NaN
+    if visible.all():
+        return None
+    mask = torch.zeros(visible.shape, dtype=dtype)
+    mask.masked_fill_(torch.from_numpy(~visible), float("-inf"))
+    if len(batch) > 1:
+        mask = mask.repeat_interleave(groups, dim=1)
+    return mask.unsqueeze(1)
+
+
+def _visible(request: Rows, window: int | None) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """Which of its context and scratch each fresh row sees; bool [fresh, context + scratch]."""
+    scratch, context = len(request.parents), request.context
+    seen = np.ones((request.fresh, context + scratch), dtype=np.bool_)
+    seen[:, context:] = ancestors(request.parents)[scratch - request.fresh :]
+    if window is not None:
+        depth = depths(request.parents)
+        key_positions = np.concatenate([np.arange(context), context + depth])
+        own = context + depth[scratch - request.fresh :]
+        seen &= own[:, None] - key_positions[None, :] < window
+    return seen
+
+
+def _check_requests(requests: Sequence[Rows]) -> None:
+    slots = [request.slot for request in requests]
+    if not slots or slots != sorted(set(slots)):
+        raise KernelError(f"got slots {slots}; expected at least one, ascending and distinct")
+    for request in requests:
+        check_parents(request.parents)
+        if not 1 <= request.fresh <= len(request.parents) or request.context < 0:
+            raise KernelError(
+                f"slot {request.slot} has {request.fresh} fresh rows of {len(request.parents)} "
+                f"and context {request.context}; expected 1 <= fresh <= rows and context >= 0"
+            )
+
+
+def _check_tensors(q: Tensor, kv: Tensor, plan: AttentionPlan) -> None:
+    if q.dim() != 3 or kv.dim() != 4 or q.shape[2] != kv.shape[3]:
+        raise KernelError(f"got q {tuple(q.shape)} and kv {tuple(kv.shape)}; expected 3 and 4 "
+                          "dimensions that agree in the last")  # fmt: skip
+    if q.dtype != kv.dtype:
+        raise KernelError(f"got q of {q.dtype} and kv of {kv.dtype}; expected one dtype")
+    if kv.shape[2] % 2 or q.shape[1] % (kv.shape[2] // 2):
+        raise KernelError(f"got {q.shape[1]} query heads over {kv.shape[2]} key and value heads; "
+                          "expected a multiple of half of them")  # fmt: skip
+    if q.shape[0] != plan.total_rows:
+        raise KernelError(f"got {q.shape[0]} rows of q; expected the plan's {plan.total_rows}")
+
+
+def _reference(
+    q: Tensor,
+    kv: Tensor,
+    requests: Sequence[Rows],
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """``tree_attention`` in float64, one row at a time, by following parents."""
+    key_heads = kv.shape[2] // 2
+    groups = q.shape[1] // key_heads
+    factor = q.shape[2] ** -0.5 if scale is None else scale
+    out: list[Tensor] = []
+    for request in requests:
+        own = kv[request.slot].double()
+        for row in range(len(request.parents) - request.fresh, len(request.parents)):
+            path = _path(request.parents, row)
+            keys = [*range(request.context), *(request.context + node for node in path)]
+            keys = keys[-window:] if window is not None else keys
+            keys_values = own[keys].repeat_interleave(groups, dim=1)
+            query = q[len(out)].double()
+            half = query.shape[0]
+            scores = torch.einsum("hd,khd->hk", query, keys_values[:, :half]) * factor
+            out.append(torch.einsum("hk,khd->hd", scores.softmax(-1), keys_values[:, half:]))
+    return torch.stack(out).flatten(1)
+
+
+def _path(parents: Sequence[int], row: int) -> list[int]:
+    path = [row]
+    while parents[path[-1]] >= 0:
+        path.append(parents[path[-1]])
+    return path[::-1]

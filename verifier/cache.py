@@ -1,0 +1,115 @@
+"""One model's keys and values: pages shared between requests, rows at hand for the running ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from kernels.commit import Accepted, commit_rows
+from verifier.pages import PagePool, page_hash
+from verifier.rows import CacheShape, ContextRows
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """What one running request holds."""
+
+    slot: int
+    root: bytes  # where its chain of hashes begins
+    committed: int = 0  # tokens whose keys and values are context
+    pages: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)  # of full pages, stored and published
+
+
+class Committed(NamedTuple):
+    """Scratch rows of a lease that became context, and all its tokens up to and with them."""
+
+    lease: Lease
+    rows: Sequence[int]
+    tokens: Sequence[int]
+
+
+class KeyValueCache:
+    """Hands out leases. Slots of open leases are always 0, 1, 2 and so on without a gap."""
+
+    def __init__(self, shape: CacheShape, *, pages: int, page_size: int) -> None:
+        self.page_size = page_size
+        self.pool = PagePool(pages)
+        self.rows = ContextRows(shape)
+        self._leases: list[Lease] = []
+        # Untouched memory costs nothing until a page is first written.
+        self._store = torch.empty(
+            (pages, shape.layers, page_size, 2 * shape.heads, shape.head_size), dtype=shape.dtype
+        )
+
+    def open(self, tokens: Sequence[int], root: bytes) -> Lease:
+        """Begin a context with the longest stored prefix of ``tokens``, its last token excluded."""
+        lease = Lease(slot=len(self._leases), root=root)
+        names = self._names(root, tokens)
+        lease.pages = self.pool.share(names)
+        lease.hashes = names[: len(lease.pages)]
+        lease.committed = len(lease.pages) * self.page_size
+        self._leases.append(lease)
+        self.rows.ensure(len(self._leases), lease.committed + 1)
+        if lease.pages:
+            self.rows.load(lease.slot, self._store[lease.pages])
+        return lease
+
+    def shared_pages(self, tokens: Sequence[int], root: bytes) -> int:
+        """How many pages ``open`` would share now."""
+        return self.pool.known(self._names(root, tokens))
+
+    def reserve(self, lease: Lease, rows: int) -> None:
+        """Hold pages for ``rows`` more committed tokens.
+
+        Raises:
+            OutOfPages: none was taken.
+        """
+        needed = -(-(lease.committed + rows) // self.page_size) - len(lease.pages)
+        if needed > 0:
+            lease.pages += self.pool.take(needed)
+
+    def commit(self, committed: Sequence[Committed]) -> None:
+        """Make accepted scratch rows context, and share every page that is now full."""
+        commit_rows(
+            self.rows.kv,
+            [Accepted(item.lease.slot, item.lease.committed, item.rows) for item in committed],
+        )
+        for item in committed:
+            item.lease.committed += len(item.rows)
+            self._store_full_pages(item.lease, item.tokens)
+
+    def close(self, lease: Lease) -> None:
+        """Give everything back. The last slot moves into the gap."""
+        self.pool.release(lease.pages)
+        last = self._leases.pop()
+        if last is not lease:
+            self.rows.move(last.slot, lease.slot, last.committed)
+            self._leases[lease.slot] = last
+            last.slot = lease.slot
+        lease.pages, lease.hashes, lease.committed, lease.slot = [], [], 0, -1
+        if not self._leases:
+            self.rows.release_all()
+
+    def _store_full_pages(self, lease: Lease, tokens: Sequence[int]) -> None:
+        first, size = len(lease.hashes), self.page_size
+        count = lease.committed // size - first
+        if count <= 0:
+            return
+        pages = lease.pages[first : first + count]
+        self._store[pages] = self.rows.page(lease.slot, first * size, count, size)
+        for index, page in enumerate(pages, start=first):
+            previous = lease.hashes[-1] if lease.hashes else lease.root
+            name = page_hash(previous, tokens[index * size : (index + 1) * size])
+            lease.hashes.append(name)
+            self.pool.publish(page, name)
+
+    def _names(self, root: bytes, tokens: Sequence[int]) -> list[bytes]:
+        names: list[bytes] = []
+        size = self.page_size
+        for start in range(0, len(tokens) - size, size):
+            names.append(page_hash(names[-1] if names else root, tokens[start : start + size]))
+        return names

@@ -1,0 +1,256 @@
+"""Decodes every request of one model: chunk, draft, one forward, verify, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drafting.cost import StepCost
+from drafting.mix import Ask, Drafting
+from drafting.tree import DraftTree
+from kernels.tree_attention import Rows
+from kernels.tree_words import depths
+from verifier.acceptance import Verdict
+from verifier.cache import Committed, KeyValueCache
+from verifier.choice import Choice, Counts
+from verifier.loading import LoadedModel
+from verifier.request import StepOutput, TokenLogprob
+from verifier.rows import ragged
+from verifier.scheduler import Chunk, Scheduler
+
+EMPTY = DraftTree()
+
+
+class Work(NamedTuple):
+    """What one choice brings to a forward."""
+
+    chunk: Chunk
+    tree: DraftTree
+
+    def rows(self) -> Rows:
+        """The chunk as a chain, the tree hanging from its end."""
+        lease, chain = self.chunk.choice.lease, len(self.chunk.tokens)
+        assert lease is not None
+        nodes = [chain + parent for parent in self.tree.parents if parent >= 0]
+        if len(nodes) < len(self.tree):
+            nodes = [chain + parent if parent >= 0 else chain - 1 for parent in self.tree.parents]
+        return Rows(
+            lease.slot, lease.committed, [*range(-1, chain - 1), *nodes], chain + len(nodes)
+        )
+
+
+class Scores(NamedTuple):
+    """Logits of the rows somebody verifies: [R, V], and their argmax [R]."""
+
+    logits: Tensor
+    values: NDArray[np.float32]
+    greedy: NDArray[np.int64]
+    usable: NDArray[np.bool_]  # [R] whether a row is free of NaN
+
+
+class Decoder:
+    """The engine's work for one model. Not thread-safe."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        scheduler: Scheduler,
+        counts: Counts,
+        *,
+        drafting: Drafting | None,
+        cost: StepCost,
+        max_nodes: int,
+    ) -> None:
+        self.model = model
+        self.scheduler = scheduler
+        self.counts = counts
+        self.drafting = drafting
+        self._cost = cost
+        self._max_nodes = max_nodes
+
+    @property
+    def cache(self) -> KeyValueCache:
+        """The model's keys and values."""
+        return self.scheduler.cache
+
+    def step(self) -> list[StepOutput]:
+        """One forward for everybody, and what came of it."""
+        started = time.perf_counter()
+        chunks = self.scheduler.chunks()
+        if not chunks:
+            return []
+        works = self._drafted(chunks)
+        works.sort(key=lambda work: work.chunk.choice.lease.slot)  # type: ignore[union-attr]
+        outputs = self._settle(works, self._forward(works))
+        self.counts.steps += 1
+        self.counts.batch_size = len(works)
+        self.counts.step_seconds += time.perf_counter() - started
+        return outputs
+
+    def _drafted(self, chunks: Sequence[Chunk]) -> list[Work]:
+        """Hang a draft tree on every chunk that ends with the newest token."""
+        asking = [chunk for chunk in chunks if self._may_draft(chunk)]
+        if not asking or self.drafting is None:
+            return [Work(chunk, EMPTY) for chunk in chunks]
+        started = time.perf_counter()
+        other = sum(len(chunk.tokens) for chunk in chunks) - len(asking)
+        trees = self.drafting.propose([self._ask(chunk) for chunk in asking], other_tokens=other)
+        share = (time.perf_counter() - started) / len(asking)
+        found = {id(chunk): tree for chunk, tree in zip(asking, trees, strict=True)}
+        for chunk in asking:
+            chunk.choice.tally.draft_seconds += share
+        return [Work(chunk, self._affordable(chunk, found.get(id(chunk)))) for chunk in chunks]
+
+    def _may_draft(self, chunk: Chunk) -> bool:
+        choice = chunk.choice
+        return chunk.last and choice.drafts is not None and choice.output.remaining > 1
+
+    def _ask(self, chunk: Chunk) -> Ask:
+        choice = chunk.choice
+        assert choice.drafts is not None
+        return Ask(choice.drafts, choice.tokens, self._max_nodes, choice.output.remaining - 1)
+
+    def _affordable(self, chunk: Chunk, tree: DraftTree | None) -> DraftTree:
+        """The tree, unless accepting it would need pages that others hold."""
+        if not tree:
+            return EMPTY
+        deepest = int(depths(tree.parents).max()) + 1
+        enough = self.scheduler.try_reserve(chunk.choice, len(chunk.tokens) + deepest)
+        return tree if enough else EMPTY
+
+    def _forward(self, works: Sequence[Work]) -> Scores:
+        rows = [work.rows() for work in works]
+        cache = self.cache.rows
+        cache.ensure(len(works), max(row.context + len(row.parents) for row in rows))
+        tokens = [[*work.chunk.tokens, *work.tree.tokens] for work in works]
+        batch = ragged(rows, tokens, cache.capacity)
+        started = time.perf_counter()
+        logits = self.model.network.forward(batch, cache, _wanted(works))
+        best = logits.max(dim=-1) if logits.shape[0] else None
+        seconds = time.perf_counter() - started
+        self.counts.forward_seconds += seconds
+        self._cost.observe(len(batch.tokens), seconds)
+        if best is None:
+            nothing = np.zeros(0)
+            return Scores(logits, logits.numpy(), nothing.astype(np.int64), nothing.astype(bool))
+        usable = torch.isfinite(best.values).numpy()
+        return Scores(logits, logits.numpy(), best.indices.numpy(), usable)
+
+    def _settle(self, works: Sequence[Work], scores: Scores) -> list[StepOutput]:
+        """Verify every choice, then commit all of them in one copy, then free the finished."""
+        outputs: list[StepOutput] = []
+        committed: list[Committed] = []
+        first = 0
+        for work in works:
+            if not work.chunk.last:
+                committed.append(_committed(work, ()))
+                continue
+            rows = slice(first, first + 1 + len(work.tree))
+            first = rows.stop
+            outputs.append(self._verified(work, scores, rows, committed))
+        self.cache.commit(committed)
+        for work, output in zip([work for work in works if work.chunk.last], outputs, strict=True):
+            if output.receipt is not None:
+                self.scheduler.finish(work.chunk.choice)
+        return outputs
+
+    def _verified(
+        self, work: Work, scores: Scores, rows: slice, committed: list[Committed]
+    ) -> StepOutput:
+        """Take what the target accepts of one tree, up to the earliest stop."""
+        choice = work.chunk.choice
+        if not scores.usable[rows].all():
+            committed.append(_committed(work, ()))
+            return self._failed(choice)
+        verdict = choice.sampler.verify(work.tree, scores.values[rows], greedy=scores.greedy[rows])
+        taken = choice.output.take(verdict.tokens)
+        tokens = verdict.tokens[: taken.kept]
+        path = verdict.path[: taken.kept]
+        choice.sampler.commit(tokens)
+        choice.tokens.extend(tokens)
+        committed.append(_committed(work, path))
+        self._account(work, verdict, len(tokens), path)
+        now = time.perf_counter()
+        choice.tally.first_token = choice.tally.first_token or now
+        return StepOutput(
+            request_id=choice.request.request_id,
+            choice=choice.request.choice,
+            tokens=tokens,
+            text=taken.text,
+            logprobs=_logprobs(choice, scores.logits[rows], verdict.rows[: taken.kept], tokens),
+            finish_reason=taken.finish_reason,
+            stop_reason=taken.stop_reason,
+            receipt=choice.receipt(now) if taken.finish_reason else None,
+        )
+
+    def _failed(self, choice: Choice) -> StepOutput:
+        return StepOutput(
+            request_id=choice.request.request_id,
+            choice=choice.request.choice,
+            tokens=(),
+            text="",
+            receipt=choice.receipt(time.perf_counter()),
+            error="the model gave scores that are not finite",
+        )
+
+    def _account(self, work: Work, verdict: Verdict, kept: int, path: Sequence[int]) -> None:
+        choice, counts, tree = work.chunk.choice, self.counts, work.tree
+        tally = choice.tally
+        tally.steps += 1
+        tally.drafted += len(tree)
+        tally.accepted += len(path)
+        tally.narrow += verdict.narrow
+        counts.output_tokens += kept
+        counts.narrow_margins += verdict.narrow
+        counts.drafts += 1 if tree.tokens else 0
+        counts.drafted += len(tree)
+        counts.accepted += len(path)
+        counts.by_position.update(range(len(path)))
+        for names in tree.sources:
+            counts.proposed_by_source.update(names)
+        for node in path:
+            counts.accepted_by_source.update(tree.sources[node])
+        if self.drafting is not None and choice.drafts is not None:
+            self.drafting.credit(choice.drafts, tree, path, verdict.tokens[:kept])
+
+
+def _wanted(works: Sequence[Work]) -> Tensor:
+    """Rows whose logits decide something: the newest token's and every draft node's."""
+    wanted: list[int] = []
+    start = 0
+    for work in works:
+        end = start + len(work.chunk.tokens) + len(work.tree)
+        if work.chunk.last:
+            wanted += range(start + len(work.chunk.tokens) - 1, end)
+        start = end
+    return torch.tensor(wanted, dtype=torch.int64)
+
+
+def _committed(work: Work, path: Sequence[int]) -> Committed:
+    lease, chain = work.chunk.choice.lease, len(work.chunk.tokens)
+    assert lease is not None
+    rows = [*range(chain), *(chain + node for node in path)]
+    return Committed(lease, rows, work.chunk.choice.tokens)
+
+
+def _logprobs(
+    choice: Choice, logits: Tensor, rows: Sequence[int], tokens: Sequence[int]
+) -> tuple[TokenLogprob, ...]:
+    """Log-probs of the emitted tokens, from the target's raw logits."""
+    width = choice.request.top_logprobs
+    if width is None:
+        return ()
+    scores = torch.log_softmax(logits[list(rows)], dim=-1)
+    own = scores.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1).tolist()
+    top = scores.topk(min(width, scores.shape[1]), dim=-1)
+    rivals = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return tuple(
+        TokenLogprob(token, logprob, tuple(zip(ids, values, strict=True)))
+        for token, logprob, (ids, values) in zip(tokens, own, rivals, strict=True)
+    )

@@ -1,0 +1,183 @@
+"""A small model that drafts for a larger one: remembers contexts, evaluates only new tree nodes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from drafting.source import Candidates, NodeQuery
+from drafting.tree import ROOT
+from kernels.commit import Accepted, commit_rows
+from kernels.tree_attention import Rows
+from verifier.loading import LoadedModel
+from verifier.rows import ContextRows, ragged
+
+
+@dataclass(slots=True)
+class _State:
+    """One request: its committed tokens, and the scratch rows behind them."""
+
+    slot: int
+    committed: int = 0
+    context: int = 0  # tokens of the context that the scratch rows complete
+    tokens: list[int] = field(default_factory=list)  # of scratch rows
+    parents: list[int] = field(default_factory=list)
+    root_row: int = -1  # scratch row of the context's last token
+    rows: dict[int, int] = field(default_factory=dict)  # tree node: its scratch row
+
+
+class _Fresh(NamedTuple):
+    """What one query adds to a forward."""
+
+    rows: Rows
+    tokens: list[int]
+    wanted: list[int]  # asked nodes, as indices into the fresh rows
+
+
+class DraftNetwork:
+    """Satisfies ``drafting.source.DraftModel``. Not thread-safe."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._network = model.network
+        self._cache = ContextRows(model.network.cache_shape)
+        self._states: dict[int, _State] = {}
+        self._free_slots: list[int] = []
+        self._next_handle = 0
+
+    @property
+    def open_handles(self) -> int:
+        """Requests whose state is kept."""
+        return len(self._states)
+
+    def open(self) -> int:
+        """Reserve per-request state and return its handle."""
+        handle = self._next_handle
+        self._next_handle += 1
+        slot = heapq.heappop(self._free_slots) if self._free_slots else len(self._states)
+        self._states[handle] = _State(slot)
+        return handle
+
+    def close(self, handle: int) -> None:
+        """Free the state behind ``handle``."""
+        heapq.heappush(self._free_slots, self._states.pop(handle).slot)
+        if not self._states:
+            self._free_slots.clear()
+            self._cache.release_all()
+
+    def candidates(self, queries: Sequence[NodeQuery], *, width: int) -> Sequence[Candidates]:
+        """Answer many requests in one forward; one ``Candidates`` for each query, same order."""
+        self._settle(queries)
+        order = sorted(range(len(queries)), key=lambda at: self._states[queries[at].handle].slot)
+        fresh = [self._fresh(queries[at]) for at in order]
+        answers = dict(zip(order, self._run(fresh, width), strict=True))
+        return [answers[at] for at in range(len(queries))]
+
+    def _settle(self, queries: Sequence[NodeQuery]) -> None:
+        """Where a context grew, keep what the scratch rows already know of it."""
+        accepted: list[Accepted] = []
+        for query in queries:
+            state = self._states[query.handle]
+            if state.context == len(query.context):
+                continue
+            rows = _followed(state, query.context)
+            accepted.append(Accepted(state.slot, state.committed, rows))
+            state.committed += len(rows)
+            state.tokens, state.parents, state.rows = [], [], {}
+        if any(item.rows for item in accepted):
+            commit_rows(self._cache.kv, accepted)
+
+    def _fresh(self, query: NodeQuery) -> _Fresh:
+        state = self._states[query.handle]
+        before = len(state.tokens)
+        if state.context != len(query.context):
+            self._append_context(state, query.context)
+        asked = [self._append_node(state, query, node, before) for node in query.nodes]
+        added = state.tokens[before:]
+        rows = Rows(state.slot, state.committed, list(state.parents), len(added))
+        return _Fresh(rows, added, [row - before for row in asked])
+
+    def _append_context(self, state: _State, context: Sequence[int]) -> None:
+        pending = list(context[state.committed :])
+        state.tokens += pending
+        state.parents += range(-1, len(pending) - 1)
+        state.root_row = len(pending) - 1
+        state.context = len(context)
+
+    def _append_node(self, state: _State, query: NodeQuery, node: int, before: int) -> int:
+        """Scratch row of an asked node, computed in this forward."""
+        if node == ROOT:
+            if state.root_row < before:  # known from an earlier forward, but not its logits
+                return _append(state, state.tokens[state.root_row], state.parents[state.root_row])
+            return state.root_row
+        row = _append(state, query.tree_tokens[node], self._parent_row(state, query, node))
+        state.rows[node] = row
+        return row
+
+    def _parent_row(self, state: _State, query: NodeQuery, node: int) -> int:
+        parent = query.tree_parents[node]
+        if parent == ROOT:
+            return state.root_row
+        known = state.rows.get(parent)
+        if known is not None and state.tokens[known] == query.tree_tokens[parent]:
+            return known
+        row = _append(state, query.tree_tokens[parent], self._parent_row(state, query, parent))
+        state.rows[parent] = row
+        return row
+
+    @torch.inference_mode()
+    def _run(self, fresh: Sequence[_Fresh], width: int) -> list[Candidates]:
+        if not fresh:
+            return []
+        longest = max(item.rows.context + len(item.rows.parents) for item in fresh)
+        self._cache.ensure(fresh[-1].rows.slot + 1, longest)
+        rows = [item.rows for item in fresh]
+        batch = ragged(rows, [item.tokens for item in fresh], self._cache.capacity)
+        wanted: list[int] = []
+        start = 0
+        for item in fresh:
+            wanted += (start + row for row in item.wanted)
+            start += len(item.tokens)
+        logits = self._network.forward(batch, self._cache, torch.tensor(wanted, dtype=torch.int64))
+        scores = torch.log_softmax(logits, dim=-1).topk(min(width, logits.shape[1]), dim=-1)
+        return _split(scores.indices.numpy(), scores.values.double().numpy(), fresh)
+
+
+def _append(state: _State, token: int, parent: int) -> int:
+    state.tokens.append(token)
+    state.parents.append(parent)
+    return len(state.tokens) - 1
+
+
+def _followed(state: _State, context: Sequence[int]) -> list[int]:
+    """Scratch rows along ``context``; its last token is left out, so that its logits are fresh."""
+    children = {
+        (parent, token): row
+        for row, (parent, token) in enumerate(zip(state.parents, state.tokens, strict=True))
+    }
+    rows: list[int] = []
+    row: int | None = -1
+    for token in context[state.committed : len(context) - 1]:
+        row = children.get((row if row is not None else -1, token))
+        if row is None:
+            break
+        rows.append(row)
+    return rows
+
+
+def _split(
+    tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]],
+    logprobs: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    fresh: Sequence[_Fresh],
+) -> list[Candidates]:
+    answers: list[Candidates] = []
+    start = 0
+    for item in fresh:
+        end = start + len(item.wanted)
+        answers.append(Candidates(tokens[start:end], logprobs[start:end]))
+        start = end
+    return answers

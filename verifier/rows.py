@@ -1,0 +1,136 @@
+"""Keys and values at hand while requests run: contexts, and this step's scratch behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.tree_attention import Rows
+from kernels.tree_words import chain_length, depths
+
+CAPACITY_STEP = 256
+
+
+class CacheShape(NamedTuple):
+    """What one token's keys and values take."""
+
+    layers: int
+    heads: int  # key heads; as many again for values
+    head_size: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of all layers."""
+        return self.layers * 2 * self.heads * self.head_size * self.dtype.itemsize
+
+
+class ContextRows:
+    """One slot a running request: ``kv`` [layers, slots, capacity, 2 * heads, head_size].
+
+    The rows of a slot are its committed context, then the scratch of the current step. Grows as
+    needed and never shrinks before ``release_all``.
+    """
+
+    def __init__(self, shape: CacheShape) -> None:
+        self.shape = shape
+        self.kv = self._empty(0, 0)
+        self.layers: tuple[Tensor, ...] = ()
+
+    @property
+    def slots(self) -> int:
+        """Slots there are."""
+        return self.kv.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Rows of one slot."""
+        return self.kv.shape[2]
+
+    def ensure(self, slots: int, capacity: int) -> None:
+        """Have at least ``slots`` of at least ``capacity`` rows; contents stay."""
+        if slots <= self.slots and capacity <= self.capacity:
+            return
+        # Growing by a quarter or more keeps the copies rare.
+        new_slots = max(self.slots, slots if slots <= self.slots else slots + slots // 4)
+        new_capacity = self.capacity
+        if capacity > self.capacity:
+            wanted = max(capacity, self.capacity + self.capacity // 4)
+            new_capacity = -(-wanted // CAPACITY_STEP) * CAPACITY_STEP
+        grown = self._empty(new_slots, new_capacity)
+        grown[:, : self.slots, : self.capacity] = self.kv
+        self._take(grown)
+
+    def release_all(self) -> None:
+        """Give the memory back; every slot's content is lost."""
+        self._take(self._empty(0, 0))
+
+    def move(self, source: int, target: int, rows: int) -> None:
+        """Copy the first ``rows`` of one slot to another."""
+        self.kv[:, target, :rows] = self.kv[:, source, :rows]
+
+    def load(self, slot: int, pages: Tensor) -> None:
+        """Fill a slot's first rows from ``pages`` [n, layers, page_size, 2 * heads, head_size]."""
+        rows = pages.shape[0] * pages.shape[2]
+        self.kv[:, slot, :rows] = pages.transpose(0, 1).flatten(1, 2)
+
+    def page(self, slot: int, first_row: int, pages: int, page_size: int) -> Tensor:
+        """A view of rows as pages: [pages, layers, page_size, 2 * heads, head_size]."""
+        rows = self.kv[:, slot, first_row : first_row + pages * page_size]
+        shape = self.shape
+        paged = (shape.layers, pages, page_size, 2 * shape.heads, shape.head_size)
+        return rows.view(paged).transpose(0, 1)
+
+    def _empty(self, slots: int, capacity: int) -> Tensor:
+        shape = self.shape
+        # Zeros, not garbage: a masked weight of 0 times a stray NaN would still be NaN.
+        return torch.zeros(
+            (shape.layers, slots, capacity, 2 * shape.heads, shape.head_size), dtype=shape.dtype
+        )
+
+    def _take(self, kv: Tensor) -> None:
+        self.kv = kv
+        self.layers = tuple(kv[layer] for layer in range(kv.shape[0]))
+
+
+class Ragged(NamedTuple):
+    """One forward's input: the fresh rows of many requests side by side."""
+
+    requests: tuple[Rows, ...]
+    tokens: Tensor  # [T] int64
+    positions: Tensor  # [T] int64: context + depth
+    writes: Tensor | slice  # [T] rows of a layer flattened over slots and capacity
+
+
+def ragged(requests: Sequence[Rows], tokens: Sequence[Sequence[int]], capacity: int) -> Ragged:
+    """Lay out ``requests``, whose fresh rows carry ``tokens``, for slots of ``capacity`` rows."""
+    flat = [token for own in tokens for token in own]
+    if len(requests) == 1:
+        return _ragged_one(requests[0], flat, capacity)
+    positions = np.concatenate([_positions(request) for request in requests])
+    writes = np.concatenate([_writes(request, capacity) for request in requests])
+    return Ragged(
+        tuple(requests), torch.tensor(flat), torch.from_numpy(positions), torch.from_numpy(writes)
+    )
+
+
+def _ragged_one(request: Rows, tokens: list[int], capacity: int) -> Ragged:
+    end = request.slot * capacity + request.context + len(request.parents)
+    positions = torch.from_numpy(_positions(request))
+    return Ragged((request,), torch.tensor(tokens), positions, slice(end - request.fresh, end))
+
+
+def _positions(request: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    stored = len(request.parents)
+    if chain_length(request.parents) == stored:
+        return np.arange(stored - request.fresh, stored, dtype=np.int64) + request.context
+    return depths(request.parents)[stored - request.fresh :] + request.context
+
+
+def _writes(request: Rows, capacity: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    end = request.slot * capacity + request.context + len(request.parents)
+    return np.arange(end - request.fresh, end, dtype=np.int64)

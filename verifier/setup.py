@@ -1,0 +1,100 @@
+"""Wires one model's decoder: memory, measured costs and draft sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
+
+from drafting.cost import StepCost
+from drafting.mix import Drafting
+from drafting.model_draft import ModelDrafter
+from drafting.planner import Planner
+from drafting.reference_lookup import ReferenceLookup
+from drafting.source import DraftSource, ReferenceKind
+from drafting.suffix_lookup import PromptLookup
+from verifier.cache import KeyValueCache
+from verifier.calibration import measure
+from verifier.choice import Counts
+from verifier.decoder import Decoder
+from verifier.draft_model import DraftNetwork
+from verifier.errors import ModelRefused
+from verifier.loading import LoadedModel
+from verifier.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from verifier.engine import EngineConfig
+
+
+def build_decoder(
+    name: str, models: Mapping[str, LoadedModel], config: EngineConfig, costs: dict[str, StepCost]
+) -> Decoder:
+    """Everything one of ``models`` needs to run; ``costs`` collects what was measured.
+
+    Raises:
+        ModelRefused: its draft model is unknown or speaks another vocabulary.
+    """
+    model = models[name]
+    counts = Counts()
+    cache = KeyValueCache(
+        model.network.cache_shape, pages=_pages(model, config), page_size=config.page_size
+    )
+    scheduler = Scheduler(
+        cache, counts, max_running=config.max_running, step_tokens=config.step_tokens
+    )
+    cost = _cost(name, models, costs)
+    drafting = _drafting(name, models, config, costs) if config.speculation else None
+    return Decoder(
+        model, scheduler, counts, drafting=drafting, cost=cost, max_nodes=config.max_nodes
+    )
+
+
+def _pages(model: LoadedModel, config: EngineConfig) -> int:
+    if config.pages is not None:
+        return config.pages
+    size = config.page_size
+    affordable = config.cache_bytes // (model.network.cache_shape.bytes_per_token * size)
+    return max(affordable, -(-model.max_model_len // size))  # one full context always fits
+
+
+def _cost(name: str, models: Mapping[str, LoadedModel], costs: dict[str, StepCost]) -> StepCost:
+    if name not in costs:
+        costs[name] = measure(models[name].network)
+    return costs[name]
+
+
+def _drafting(
+    name: str, models: Mapping[str, LoadedModel], config: EngineConfig, costs: dict[str, StepCost]
+) -> Drafting:
+    draft = config.draft_models.get(name)
+    if draft is not None:
+        _check_draft(name, draft, models)
+    sources = [source for wanted in config.sources for source in _source(wanted, draft, models)]
+    planner = Planner(
+        _cost(name, models, costs),
+        draft_cost=_cost(draft, models, costs) if draft else None,
+        max_nodes=config.max_nodes,
+    )
+    return Drafting(sources, planner)
+
+
+def _source(wanted: str, draft: str | None, models: Mapping[str, LoadedModel]) -> list[DraftSource]:
+    """The source of that name; none where it needs a draft model and there is none."""
+    if wanted == "prompt_lookup":
+        return [PromptLookup()]
+    if wanted == "draft_model":
+        return [ModelDrafter(DraftNetwork(models[draft]))] if draft else []
+    for kind in get_args(ReferenceKind):
+        if wanted == kind:
+            return [ReferenceLookup(kind)]
+    known = ["prompt_lookup", "draft_model", *get_args(ReferenceKind)]
+    raise ModelRefused(f"got draft source {wanted!r}; expected one of {known}")
+
+
+def _check_draft(name: str, draft: str, models: Mapping[str, LoadedModel]) -> None:
+    if draft not in models:
+        raise ModelRefused(
+            f"{name!r} should draft with {draft!r}, which is not loaded; loaded are "
+            f"{sorted(models)}"
+        )
+    if models[draft].vocabulary_digest != models[name].vocabulary_digest:
+        raise ModelRefused(f"{draft!r} cannot draft for {name!r}: their vocabularies differ")
