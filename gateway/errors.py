@@ -62,3 +62,20 @@ class TierBroken(GatewayError):
 
 class StoreUnavailable(GatewayError):
     """The shared store did not answer in time. Caches treat it as a miss."""
+
+
+class PolicyRefused(GatewayError, ValueError):
+    """Thresholds that cannot be used; ``field`` is the path of the one at fault."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+        self.message = message
+
+
+class StalePolicy(GatewayError):
+    """The policy changed since the caller read it; nothing was changed."""
+
+    def __init__(self, current: str) -> None:
+        super().__init__(f"the policy is now {current}; read it again")
+        self.current = current

@@ -1,0 +1,102 @@
+"""What one tier is sent: the client's body, plus what helps the judge and the bigger model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gateway.cascade.answer import Answer
+from gateway.generation import Delta, Endpoint, Job, Json, Tier
+
+_MOST_RIVALS: Mapping[Endpoint, int] = {"chat": 20, "completions": 5}
+_MOST_DRAFTS = 16
+HandedUp = Literal["prediction", "drafts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One request to one tier. ``rivals`` is what the client asked for: None for no log-probs."""
+
+    body: Mapping[str, Json]
+    rivals: int | None
+    handed_up: tuple[HandedUp, ...] = ()
+    added: bool = False  # whether the body says anything the client did not
+
+    def shown(self, delta: Delta) -> Delta:
+        """``delta`` with only the log-probs the client asked for."""
+        if delta.logprobs is None:
+            return delta
+        if self.rivals is None:
+            return replace(delta, logprobs=None)
+        entries = tuple(_fewer_rivals(entry, self.rivals) for entry in delta.logprobs)
+        return replace(delta, logprobs=entries)
+
+
+def plain_question(job: Job) -> Question:
+    """Just what the client asked."""
+    return Question(body=job.body, rivals=_rivals_wanted(job))
+
+
+def question(
+    job: Job, tier: Tier, *, judge_rivals: int | None = None, rejected: Sequence[Answer] = ()
+) -> Question:
+    """What to send ``tier``: with log-probs for the judge, with the answers rejected so far."""
+    body: dict[str, Json] = dict(job.body)
+    if judge_rivals is not None and "logprobs" in tier.capabilities:
+        _ask_for_logprobs(body, job.endpoint, judge_rivals)
+    handed_up = _hand_up(body, tier, rejected)
+    return Question(
+        body=body,
+        rivals=_rivals_wanted(job),
+        handed_up=handed_up,
+        added=body != job.body,
+    )
+
+
+def _rivals_wanted(job: Job) -> int | None:
+    logprobs = job.body.get("logprobs")
+    if job.endpoint == "completions":
+        return None if logprobs is None else int(logprobs)
+    return int(job.body.get("top_logprobs") or 0) if logprobs else None
+
+
+def _ask_for_logprobs(body: dict[str, Json], endpoint: Endpoint, rivals: int) -> None:
+    most = _MOST_RIVALS[endpoint]
+    if endpoint == "completions":
+        body["logprobs"] = min(max(body.get("logprobs") or 0, rivals), most)
+        return
+    asked = (body.get("top_logprobs") or 0) if body.get("logprobs") else 0
+    body["logprobs"] = True
+    body["top_logprobs"] = min(max(asked, rivals), most)
+
+
+def _hand_up(body: dict[str, Json], tier: Tier, rejected: Sequence[Answer]) -> tuple[HandedUp, ...]:
+    """The newest as a prediction where that is free, the rest as drafts for our own engine.
+
+    Predicted Outputs knows one text for one choice, so several choices go as drafts only.
+    """
+    texts = _texts(rejected)
+    handed: list[HandedUp] = []
+    one_choice = (body.get("n") or 1) == 1
+    if texts and one_choice and not body.get("prediction") and "prediction" in tier.capabilities:
+        body["prediction"] = {"type": "content", "content": texts.pop(0)}
+        handed.append("prediction")
+    if texts and "drafts" in tier.capabilities:
+        drafts = [{"kind": "rejected_answer", "text": text} for text in texts[:_MOST_DRAFTS]]
+        body["spillway"] = {"drafts": drafts}
+        handed.append("drafts")
+    return tuple(handed)
+
+
+def _texts(rejected: Sequence[Answer]) -> list[str]:
+    """Distinct texts, newest answer first."""
+    texts = [choice.text for answer in reversed(rejected) for choice in answer.choices]
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _fewer_rivals(entry: Mapping[str, Json], rivals: int) -> Mapping[str, Json]:
+    top = entry.get("top_logprobs")
+    if not isinstance(top, list) or len(top) <= rivals:
+        return entry
+    return {**entry, "top_logprobs": top[:rivals]}

@@ -1,0 +1,201 @@
+"""The cascade at work: route, ask, judge, escalate, and never fail while any tier can answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Protocol
+
+from gateway.cache.entry import Entry
+from gateway.cache.responses import Lookup, ResponseCache
+from gateway.cascade.decide import attempt_order, start_index, still_serves
+from gateway.cascade.evidence import Estimator, Outlook
+from gateway.cascade.policy import Policy
+from gateway.cascade.receipt import Ledger
+from gateway.cascade.walk import Asked, Kept, Walk
+from gateway.errors import ApiError, ConfigError
+from gateway.generation import AnswerEvent, Finished, Job, Started, Tier
+
+AUTO = "auto"
+_log = logging.getLogger(__name__)
+
+
+class PolicySource(Protocol):
+    """Where the policy in force is found."""
+
+    @property
+    def current(self) -> Policy:
+        """An immutable snapshot."""
+        ...
+
+
+class Cascade:
+    """The ``Answerer`` in front of all tiers, cheapest first.
+
+    ``start_without_router`` names the tier where requests begin that no estimator can read; None
+    is the last one. ``max_escalations`` bounds how often a rejected answer is followed by another.
+
+    Raises:
+        ConfigError: no tier, or a name that is no tier's.
+    """
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        policy: PolicySource,
+        *,
+        estimator: Estimator | None = None,
+        cache: ResponseCache | None = None,
+        start_without_router: str | None = None,
+        max_escalations: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tiers = tuple(tiers)
+        self._names = [tier.name for tier in self.tiers]
+        if policy.current.ladder != tuple(self._names):
+            raise ConfigError(f"tiers: got {self._names}; expected {list(policy.current.ladder)}")
+        if start_without_router is not None and start_without_router not in self._names:
+            raise ConfigError(f"start: got {start_without_router!r}; expected one of {self._names}")
+        self._policy = policy
+        self._estimator = estimator
+        self._cache = cache
+        self._fallback = (
+            None if start_without_router is None else self._names.index(start_without_router)
+        )
+        self._max_escalations = max_escalations
+        self._clock = clock
+
+    async def answer(self, job: Job) -> AsyncGenerator[AnswerEvent]:
+        """See ``Answerer``."""
+        began, policy = self._clock(), self._policy.current
+        tiers = self._tiers_for(job)
+        found = await self._look(job, tiers, policy)
+        if found is not None and found.entry is not None:
+            for event in _replay(found, found.entry, policy, self._clock, began):
+                yield event
+            return
+        walk = self._walk(job, tiers, policy, found, began)
+        async with aclosing(walk.events()) as events:
+            async for event in events:
+                yield event
+
+    def _tiers_for(self, job: Job) -> tuple[Tier, ...]:
+        if job.model == AUTO:
+            return self.tiers
+        if job.model not in self._names:
+            raise ApiError(
+                404,
+                f"The model {job.model[:64]!r} does not exist.",
+                param="model",
+                code="model_not_found",
+            )
+        return (self.tiers[self._names.index(job.model)],)
+
+    async def _look(self, job: Job, tiers: tuple[Tier, ...], policy: Policy) -> Lookup | None:
+        if self._cache is None:
+            return None
+        pinned = job.model != AUTO
+        return await self._cache.look(
+            job, tiers, lambda entry: pinned or self._still_serves(policy, entry)
+        )
+
+    def _still_serves(self, policy: Policy, entry: Entry) -> bool:
+        comparable = entry.estimator == self._version
+        return still_serves(
+            policy,
+            entry.answer.tier,
+            probabilities=entry.probabilities,
+            score=entry.score if comparable else None,
+        )
+
+    @property
+    def _version(self) -> str | None:
+        return None if self._estimator is None else self._estimator.version
+
+    def _walk(
+        self, job: Job, tiers: tuple[Tier, ...], policy: Policy, found: Lookup | None, began: float
+    ) -> Walk:
+        router_began = self._clock()
+        outlook = self._read(job) if job.model == AUTO else None
+        router_ms = self._ms_since(router_began)
+        probabilities = outlook.probabilities if outlook else None
+        start = start_index(policy, probabilities, self._fallback)
+        return Walk(
+            Asked(
+                job=job,
+                tiers=tiers,
+                order=attempt_order(policy, start) if job.model == AUTO else (0,),
+                policy=policy,
+                outlook=outlook,
+                judge_rivals=self._estimator.top_logprobs if self._estimator else None,
+                max_escalations=self._max_escalations,
+                deadline=None if job.deadline_s is None else began + job.deadline_s,
+            ),
+            Ledger(
+                policy_version=policy.version,
+                cache=found.status if found else None,
+                start=tiers[start].name if job.model == AUTO else job.model,
+                probabilities=probabilities,
+                router_ms=router_ms,
+            ),
+            keep=partial(self._keep, found, job, tiers, policy),
+            clock=self._clock,
+            began=began,
+        )
+
+    def _read(self, job: Job) -> Outlook | None:
+        """A router that fails costs a better start, never the request."""
+        if self._estimator is None:
+            return None
+        try:
+            return self._estimator.read(job.endpoint, job.body)
+        except Exception:
+            _log.exception("the router failed on request %s", job.request_id)
+            return None
+
+    def _keep(
+        self,
+        found: Lookup | None,
+        job: Job,
+        tiers: tuple[Tier, ...],
+        policy: Policy,
+        kept: Kept,
+    ) -> None:
+        """Keep an answer that this very policy would give again."""
+        if self._cache is None or found is None:
+            return
+        entry = Entry(
+            answer=kept.answer,
+            created=self._cache.now(),
+            policy_version=policy.version,
+            score=kept.score,
+            probabilities=kept.probabilities,
+            estimator=self._version,
+        )
+        if job.model != AUTO or self._still_serves(policy, entry):
+            self._cache.keep(found, job, tiers, entry)
+
+    def _ms_since(self, moment: float) -> float:
+        return (self._clock() - moment) * 1000
+
+
+def _replay(
+    found: Lookup, entry: Entry, policy: Policy, clock: Callable[[], float], began: float
+) -> Iterator[AnswerEvent]:
+    """A kept answer as it was given, with the usage of then."""
+    yield Started(
+        tier=entry.answer.tier,
+        policy_version=policy.version,
+        cache_status=found.status,
+        age_s=found.age_s,
+    )
+    yield from entry.answer.deltas()
+    ledger = Ledger(
+        policy_version=policy.version, cache=found.status, probabilities=entry.probabilities
+    )
+    receipt = ledger.document(entry.answer.tier, (clock() - began) * 1000)
+    receipt |= {"score": entry.score, "age_s": found.age_s, "made_under": entry.policy_version}
+    yield Finished(usage=entry.answer.usage, fingerprint=entry.answer.fingerprint, receipt=receipt)
