@@ -37,9 +37,10 @@ class Reading:
 class Router:
     """A trained router. ``tiers`` are ordered from cheapest to dearest.
 
-    ``projection``: (HASHED_SIZE, K), from hashed n-grams to K numbers; the scorer's rows are the
-    numeric features followed by these. ``calibrations``: one a tier. The scorer's last output is
-    log(1 + tokens of the answer). ``trained_on``: sorted digests of the prompts it has seen.
+    ``projection``: (HASHED_SIZE, K), from hashed n-grams to K numbers, saved as float32; the
+    scorer's rows are the numeric features followed by these. ``calibrations``: one a tier.
+    The scorer's last output is log(1 + tokens of the answer). ``trained_on``: sorted digests of
+    the prompts it has seen.
     """
 
     tiers: tuple[str, ...]
@@ -64,7 +65,8 @@ class Router:
         for tier, calibration in zip(self.tiers, self.calibrations, strict=True):
             groups[f"calibration.{tier}"] = calibration.arrays()
         arrays = grouped(groups)
-        arrays |= {"projection": self.projection, "trained_on": self.trained_on}
+        arrays["projection"] = self.projection.astype(np.float32)
+        arrays["trained_on"] = self.trained_on
         save(Path(folder), KIND, Artifact(arrays, {**self.metadata, "tiers": list(self.tiers)}))
 
     def predict(self, request: Request) -> Mapping[str, float]:
@@ -77,7 +79,7 @@ class Router:
 
     def read_all(self, requests: Sequence[Features]) -> list[Reading]:
         """Readings of several requests at once."""
-        rows = self.rows(requests)
+        rows = request_rows(requests, self.projection)
         raw = self.scorer.score(rows)
         chances = self.chances(raw)
         lengths = np.expm1(np.clip(raw[:, -1], 0.0, 20.0))
@@ -87,10 +89,6 @@ class Router:
                 chances.tolist(), lengths.tolist(), rows, requests, strict=True
             )
         ]
-
-    def rows(self, requests: Sequence[Features]) -> Floats:
-        """Scorer rows (B, numeric + K) of several requests."""
-        return np.stack([_row(features, self.projection) for features in requests])
 
     def chances(self, raw: Floats) -> Floats:
         """Probabilities (B, tiers) from raw scores (B, tiers + 1)."""
@@ -112,6 +110,11 @@ class Router:
                 raise ModelMismatch(
                     f"fingerprint of tier {tier!r}: got {got!r}, expected {trained[tier]!r}"
                 )
+
+
+def request_rows(requests: Sequence[Features], projection: Floats) -> Floats:
+    """(B, numeric + K) rows that scorers read, of several requests."""
+    return np.stack([_row(features, projection) for features in requests])
 
 
 def _row(features: Features, projection: Floats) -> Floats:

@@ -67,8 +67,8 @@ NUMERIC_NAMES: tuple[str, ...] = (
 class Features(NamedTuple):
     """Features of one request.
 
-    ``numeric`` (len(NUMERIC_NAMES),), ``hashed`` (HASHED_SIZE,), both float64; ``words`` are the
-    distinct words asked about, lower case, for comparing an answer with its question.
+    ``numeric`` (len(NUMERIC_NAMES),), each log(1 + x), ``hashed`` (HASHED_SIZE,), both float64;
+    ``words`` are the distinct words asked about, lower case, to compare an answer with.
     """
 
     numeric: Floats
@@ -163,7 +163,9 @@ def _numeric(asked: str, words: list[str], text: RequestText) -> Floats:
         len(text.earlier),
         len(text.system),
     ]
-    return np.concatenate([np.array(values, dtype=np.float64), ascii_counts[_COUNTED_CODES]])
+    counts = ascii_counts[_COUNTED_CODES]
+    logarithms: Floats = np.log1p(np.concatenate([np.array(values, dtype=np.float64), counts]))
+    return logarithms
 
 
 def _word_numbers(asked: str, words: list[str]) -> tuple[float, ...]:

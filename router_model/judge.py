@@ -42,8 +42,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
-    """A trained judge. For every tier one verdict with log-probs and one without."""
+    """A trained judge: for every tier a verdict without log-probs, and one with if it had any."""
 
+    tiers: tuple[str, ...]
     with_logprobs: Mapping[str, Verdict]
     without_logprobs: Mapping[str, Verdict]
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -63,23 +64,20 @@ class Judge:
     def save(self, folder: Path | str) -> None:
         """Write judge.npz and judge.json."""
         groups: dict[str, Arrays] = {}
-        for tier in self.tiers:
-            groups |= self.with_logprobs[tier].arrays(f"{tier}.with")
-            groups |= self.without_logprobs[tier].arrays(f"{tier}.without")
+        for tier, verdict in self.with_logprobs.items():
+            groups |= verdict.arrays(f"{tier}.with")
+        for tier, verdict in self.without_logprobs.items():
+            groups |= verdict.arrays(f"{tier}.without")
         metadata = {**self.metadata, "tiers": list(self.tiers), "evidence": _names()}
         save(Path(folder), KIND, Artifact(grouped(groups), metadata))
 
-    @property
-    def tiers(self) -> tuple[str, ...]:
-        """The tiers it can judge."""
-        return tuple(self.with_logprobs)
-
     def score(self, evidence: AnswerEvidence) -> float:
         """Calibrated P(the answer is right). Raises UnknownTier for a tier not trained on."""
-        if evidence.tier not in self.with_logprobs:
+        informed = bool(evidence.logprobs) and evidence.tier in self.with_logprobs
+        verdicts = self.with_logprobs if informed else self.without_logprobs
+        if evidence.tier not in verdicts:
             raise UnknownTier(f"judge of tier: got {evidence.tier!r}, expected one of {self.tiers}")
-        verdicts = self.with_logprobs if evidence.logprobs else self.without_logprobs
-        row = evidence_row(evidence, with_logprobs=bool(evidence.logprobs))
+        row = evidence_row(evidence, with_logprobs=informed)
         return float(verdicts[evidence.tier].probability(row[None])[0])
 
 
@@ -96,17 +94,19 @@ def _names() -> list[str]:
 
 
 def _restored(saved: Artifact) -> Judge:
-    tiers = [str(tier) for tier in saved.metadata["tiers"]]
-
-    def verdict(name: str) -> Verdict:
-        return Verdict(
-            scorer_from(saved.group(f"{name}.s")), calibration_from(saved.group(f"{name}.c"))
-        )
-
+    tiers = tuple(str(tier) for tier in saved.metadata["tiers"])
+    metadata = {key: value for key, value in saved.metadata.items() if key not in _FILE_KEYS}
+    with_logprobs = {
+        tier: _verdict(saved, f"{tier}.with") for tier in tiers if saved.group(f"{tier}.with.s")
+    }
     return Judge(
-        {tier: verdict(f"{tier}.with") for tier in tiers},
-        {tier: verdict(f"{tier}.without") for tier in tiers},
-        {key: value for key, value in saved.metadata.items() if key not in _FILE_KEYS},
+        tiers, with_logprobs, {tier: _verdict(saved, f"{tier}.without") for tier in tiers}, metadata
+    )
+
+
+def _verdict(saved: Artifact, name: str) -> Verdict:
+    return Verdict(
+        scorer_from(saved.group(f"{name}.s")), calibration_from(saved.group(f"{name}.c"))
     )
 
 
