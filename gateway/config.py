@@ -124,13 +124,14 @@ class EngineConfig(_Section):
     models: tuple[ModelConfig, ...] = ()
     threads: Count | None = None  # None: torch's own choice
     page_size: Count = 16  # tokens
-    pages: Count = 4096  # of each model
-    max_running: Count = 32  # requests decoded at once, of each model
+    pages: Count | None = None  # of each model; None: as many as cache_bytes hold
+    cache_bytes: Count = 256 * 1024 * 1024  # of keys and values, each model
+    max_running: Count = 32  # requests decoded at once, each model
     max_queue: Count = 256  # requests waiting; beyond it 429
-    step_tokens: Count = 256  # prefill tokens and draft nodes of one forward together
-    sources: tuple[str, ...] = ("lookup", "model")  # who may draft, by name
-    max_nodes: Count = 32  # draft nodes of one request and step
+    step_tokens: Count = 256  # prompt tokens of one forward
     speculation: bool = True
+    sources: tuple[str, ...] | None = None  # who may draft, by name; None: everyone
+    max_nodes: Count = 32  # draft nodes of one request and step
     max_body_bytes: Count = 8 * 1024 * 1024
     shutdown_s: Seconds = 15.0
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,20 +58,23 @@ def build_service(config: EngineConfig, *, key: str | None = None) -> Service:
     models = {
         one.name: load_model(one.path, dtype=one.dtype, name=one.name) for one in config.models
     }
-    drafts = {one.name: one.draft.model for one in config.models if one.draft.model is not None}
+    engine = Engine(models, _limits(config))
+    return service_of(engine, [Served(one) for one in models.values()], key=key)
+
+
+def _limits(config: EngineConfig) -> EngineLimits:
     limits = EngineLimits(
         page_size=config.page_size,
         pages=config.pages,
+        cache_bytes=config.cache_bytes,
         max_running=config.max_running,
         max_waiting=config.max_queue,
         step_tokens=config.step_tokens,
         max_nodes=config.max_nodes,
         speculation=config.speculation,
-        sources=config.sources,
-        draft_models=drafts,
+        draft_models={one.name: one.draft.model for one in config.models if one.draft.model},
     )
-    engine = Engine(models, limits)
-    return service_of(engine, [Served(one) for one in models.values()], key=key)
+    return limits if config.sources is None else replace(limits, sources=config.sources)
 
 
 async def serve(service: Service, config: EngineConfig, listen: Listen) -> int:
