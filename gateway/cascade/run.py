@@ -36,7 +36,8 @@ class Cascade:
     """The ``Answerer`` in front of all tiers, cheapest first.
 
     ``start_without_router`` names the tier where requests begin that no estimator can read; None
-    is the last one. ``max_escalations`` bounds how often a rejected answer is followed by another.
+    is the last one. ``max_escalations`` bounds how often a rejected answer is followed by another,
+    ``deadline_s`` holds for requests that bring none. ``escalated`` hears of each rejection.
 
     Raises:
         ConfigError: no tier, or a name that is no tier's.
@@ -51,6 +52,8 @@ class Cascade:
         cache: ResponseCache | None = None,
         start_without_router: str | None = None,
         max_escalations: int | None = None,
+        deadline_s: float | None = None,
+        escalated: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tiers = tuple(tiers)
@@ -66,6 +69,8 @@ class Cascade:
             None if start_without_router is None else self._names.index(start_without_router)
         )
         self._max_escalations = max_escalations
+        self._deadline_s = deadline_s
+        self._escalated = escalated or _ignore
         self._clock = clock
 
     async def answer(self, job: Job) -> AsyncGenerator[AnswerEvent]:
@@ -123,6 +128,7 @@ class Cascade:
         router_ms = self._ms_since(router_began)
         probabilities = outlook.probabilities if outlook else None
         start = start_index(policy, probabilities, self._fallback)
+        limit_s = self._deadline_s if job.deadline_s is None else job.deadline_s
         return Walk(
             Asked(
                 job=job,
@@ -132,7 +138,7 @@ class Cascade:
                 outlook=outlook,
                 judge_rivals=self._estimator.top_logprobs if self._estimator else None,
                 max_escalations=self._max_escalations,
-                deadline=None if job.deadline_s is None else began + job.deadline_s,
+                deadline=None if limit_s is None else began + limit_s,
             ),
             Ledger(
                 policy_version=policy.version,
@@ -142,6 +148,7 @@ class Cascade:
                 router_ms=router_ms,
             ),
             keep=partial(self._keep, found, job, tiers, policy),
+            escalated=self._escalated,
             clock=self._clock,
             began=began,
         )
@@ -199,3 +206,7 @@ def _replay(
     receipt = ledger.document(entry.answer.tier, (clock() - began) * 1000)
     receipt |= {"score": entry.score, "age_s": found.age_s, "made_under": entry.policy_version}
     yield Finished(usage=entry.answer.usage, fingerprint=entry.answer.fingerprint, receipt=receipt)
+
+
+def _ignore(_: str) -> None:
+    pass

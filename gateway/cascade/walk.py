@@ -77,12 +77,14 @@ class Walk:
         ledger: Ledger,
         *,
         keep: Callable[[Kept], None],
+        escalated: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
     ) -> None:
         self.ledger = ledger
         self._asked = asked
         self._keep = keep
+        self._escalated = escalated
         self._clock = clock
         self._began = clock() if began is None else began
         self._rejected: list[_Rejected] = []
@@ -244,6 +246,7 @@ class Walk:
             return True
         attempt.outcome = "rejected"
         self._rejected.append(_Rejected(answer, attempt))
+        self._escalated(answer.tier)
         return False
 
     def _score(self, answer: Answer) -> float | None:

@@ -1,0 +1,94 @@
+"""Everything behind the faces, put together from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.cache.responses import ResponseCache
+from gateway.cascade.estimator import load_estimator
+from gateway.cascade.live import LivePolicy
+from gateway.cascade.policy import Policy, Rung
+from gateway.cascade.run import Cascade
+from gateway.config import Config, RedisConfig
+from gateway.errors import ConfigError
+from gateway.generation import Tier
+from gateway.store.lane import Limits
+from gateway.store.memory import MemoryStore
+from gateway.store.redis_store import RedisStore
+from gateway.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A cascade at work and what it stands on."""
+
+    cascade: Cascade
+    live: LivePolicy
+    cache: ResponseCache
+    store: Store
+
+
+@asynccontextmanager
+async def running_cascade(
+    config: Config, tiers: Sequence[Tier], *, escalated: Callable[[str], None] | None = None
+) -> AsyncIterator[Running]:
+    """Open the store, agree on the policy, load the router; on leaving, close what was opened.
+
+    ``escalated`` is told the name of each tier whose answer was rejected.
+
+    Raises:
+        ConfigError: thresholds that cannot be used.
+    """
+    secret = config.secret_bytes()
+    initial = initial_policy(config)
+    async with AsyncExitStack() as stack:
+        store = open_store(config.redis)
+        stack.push_async_callback(store.aclose)
+        live = LivePolicy(
+            initial, store=store, secret=secret, state_file=config.state_dir / "policy.json"
+        )
+        await live.start()
+        stack.push_async_callback(live.aclose)
+        cache = ResponseCache(store, secret=secret)
+        stack.push_async_callback(cache.flush)
+        cascade = Cascade(
+            tiers,
+            live,
+            estimator=load_estimator(config.router.path, initial.ladder),
+            cache=cache,
+            max_escalations=config.cascade.max_escalations,
+            deadline_s=config.cascade.deadline_s,
+            escalated=escalated,
+        )
+        yield Running(cascade, live, cache, store)
+
+
+def open_store(redis: RedisConfig) -> Store:
+    """Redis when a URL is configured, else this process."""
+    if redis.url is None:
+        return MemoryStore()
+    limits = Limits(
+        connect_s=redis.connect_timeout_s,
+        socket_s=redis.socket_timeout_s,
+        connections=redis.max_connections,
+    )
+    return RedisStore(redis.url, limits=limits)
+
+
+def initial_policy(config: Config) -> Policy:
+    """Version 1 as the configuration has it; one half where it says nothing.
+
+    Raises:
+        ConfigError: thresholds for the last tier, whose answer always stands.
+    """
+    ladder = [tier.name for tier in config.tiers]
+    chosen = config.cascade.thresholds
+    if ladder[-1] in chosen:
+        raise ConfigError(
+            f"cascade.thresholds.{ladder[-1]}: got thresholds for the last tier; "
+            "expected none, its answer always stands"
+        )
+    rungs = {name: Rung(name, one.start, one.accept) for name, one in chosen.items()}
+    return Policy.initial(ladder, rungs)
