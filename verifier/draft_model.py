@@ -69,6 +69,7 @@ class DraftNetwork:
             self._free_slots.clear()
             self._cache.release_all()
 
+    @torch.inference_mode()
     def candidates(self, queries: Sequence[NodeQuery], *, width: int) -> Sequence[Candidates]:
         """Answer many requests in one forward; one ``Candidates`` for each query, same order."""
         self._settle(queries)
@@ -129,7 +130,6 @@ class DraftNetwork:
         state.rows[parent] = row
         return row
 
-    @torch.inference_mode()
     def _run(self, fresh: Sequence[_Fresh], width: int) -> list[Candidates]:
         if not fresh:
             return []

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from drafting.cost import StepCost
 from verifier.choice import Choice
 from verifier.errors import QueueFull, RequestRefused
@@ -119,6 +121,7 @@ class Engine:
         with self._lock:
             self._cancelled.append(request_id)
 
+    @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """One iteration over every model with work; [] when idle."""
         outputs = self._take_in()

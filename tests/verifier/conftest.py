@@ -11,7 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from verifier.engine import Engine, EngineConfig
 from verifier.loading import LoadedModel, load_model
+from verifier.request import GenerationRequest, SamplingParams, Speculation, StepOutput, StopRules
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog; the dog sleeps on, and the fox runs home.",
@@ -96,3 +98,70 @@ def llama_path(make_model: MakeModel) -> Path:
 @pytest.fixture(scope="session")
 def llama(llama_path: Path) -> LoadedModel:
     return load_model(llama_path, name="llama")
+
+
+@pytest.fixture(scope="session")
+def drafter(make_model: MakeModel) -> LoadedModel:
+    """A smaller model of the same vocabulary."""
+    from transformers import LlamaConfig
+
+    path = make_model(LlamaConfig, 1, num_hidden_layers=1)
+    return load_model(path, name="drafter")
+
+
+class Driver:
+    """Builds requests for the model named "llama" and runs engines dry."""
+
+    greedy = SamplingParams(temperature=0.0)
+
+    @staticmethod
+    def request(
+        prompt: tuple[int, ...],
+        *,
+        name: str = "r",
+        tokens: int = 24,
+        speculate: bool = True,
+        **more: Any,
+    ) -> GenerationRequest:
+        """Greedy, ``tokens`` tokens, whatever they are, unless ``more`` says otherwise."""
+        fields: dict[str, Any] = {
+            "model": "llama",
+            "sampling": Driver.greedy,
+            "stops": StopRules(max_tokens=tokens, ignore_eos=True),
+            "speculation": Speculation(mode="auto" if speculate else "off"),
+        }
+        return GenerationRequest(request_id=name, prompt=prompt, **{**fields, **more})
+
+    @staticmethod
+    def drain(engine: Engine) -> dict[tuple[str, int], list[StepOutput]]:
+        """Outputs of every choice until the engine is idle."""
+        found: dict[tuple[str, int], list[StepOutput]] = {}
+        while engine.has_work():
+            for output in engine.step():
+                found.setdefault((output.request_id, output.choice), []).append(output)
+        return found
+
+    @staticmethod
+    def run(engine: Engine, *requests: GenerationRequest) -> list[list[StepOutput]]:
+        """Outputs of ``requests``, decoded together, in their order."""
+        for request in requests:
+            engine.submit(request)
+        found = Driver.drain(engine)
+        return [found[request.request_id, request.choice] for request in requests]
+
+    @staticmethod
+    def tokens(outputs: list[StepOutput]) -> list[int]:
+        return [token for output in outputs for token in output.tokens]
+
+    @staticmethod
+    def text(outputs: list[StepOutput]) -> str:
+        return "".join(output.text for output in outputs)
+
+    @staticmethod
+    def engine(*models: LoadedModel, **config: Any) -> Engine:
+        return Engine({model.name: model for model in models}, EngineConfig(**config))
+
+
+@pytest.fixture(scope="session")
+def drive() -> type[Driver]:
+    return Driver
