@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_model.classifier import Reading, Router
+from router_model.errors import ModelMismatch
 from router_model.evidence import AnswerEvidence
 from router_model.features import Floats, extract
 from router_model.judge import Judge
@@ -46,37 +48,38 @@ class Thresholds:
         return {tier: {"start": start, "accept": accept} for tier, start, accept in each}
 
 
+def thresholds_from(
+    document: Mapping[str, Mapping[str, float]], tiers: tuple[str, ...]
+) -> Thresholds:
+    """Thresholds of the shape ``document`` gives. ModelMismatch when they are of other tiers."""
+    if tuple(document) != tiers:
+        raise ModelMismatch(f"policy's tiers: got {tuple(document)}, expected {tiers}")
+    rungs = [document[tier] for tier in tiers]
+    return Thresholds(
+        tiers, tuple(rung["start"] for rung in rungs), tuple(rung["accept"] for rung in rungs)
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredTable:
-    """What router and judge said of N prompts, and what was true.
+    """What router and judge said of N prompts, and what was true; all (N, tiers) but ``families``.
 
-    ``chances``, ``scores``, ``costs``: (N, tiers) float64; ``correct``: (N, tiers); ``families``:
-    (N,). ``scores`` judge every tier's answer, though a cascade would ask for few. ``costs``: 1 is
-    what the last tier costs on average.
+    ``scores`` judge every tier's answer, though a cascade would ask for few. ``confidence`` is the
+    geometric mean of an answer's token probabilities. ``costs``: 1 is what the last tier costs on
+    average.
     """
 
     split: Split
     tiers: tuple[str, ...]
     chances: Floats
     scores: Floats
+    confidence: Floats
     correct: Bools
     costs: Floats
     families: NDArray[np.str_]
 
     def __len__(self) -> int:
         return len(self.correct)
-
-    def rows(self, kept: Places) -> ScoredTable:
-        """Some of the prompts, repeated ones included."""
-        return ScoredTable(
-            self.split,
-            self.tiers,
-            self.chances[kept],
-            self.scores[kept],
-            self.correct[kept],
-            self.costs[kept],
-            self.families[kept],
-        )
 
 
 class Replay(NamedTuple):
@@ -102,6 +105,7 @@ def scored(table: OutcomeTable, router: Router, judge: Judge) -> ScoredTable:
         table.tiers,
         np.array([[reading.probabilities[t] for t in table.tiers] for reading in readings]),
         np.array([_judged(row, r, judge) for row, r in zip(table.outcomes, readings, strict=True)]),
+        np.array([[_confidence(outcome) for outcome in row] for row in table.outcomes]),
         table.correct(),
         relative_costs(table),
         table.families,
@@ -110,6 +114,11 @@ def scored(table: OutcomeTable, router: Router, judge: Judge) -> ScoredTable:
 
 def _judged(row: tuple[Outcome, ...], reading: Reading, judge: Judge) -> list[float]:
     return [judge.score(evidence_of(outcome, reading)) for outcome in row]
+
+
+def _confidence(outcome: Outcome) -> float:
+    """One half where a tier gave no log-probs."""
+    return float(np.exp(np.mean(outcome.logprobs))) if outcome.logprobs else 0.5
 
 
 def evidence_of(outcome: Outcome, reading: Reading) -> AnswerEvidence:

@@ -17,6 +17,7 @@ Objective = Literal["share", "cost"]
 LEVELS = 24
 _PRICES = np.geomspace(0.5, 40.0, 10)
 _ROUNDS = 4
+_COST_WEIGHT = 0.02  # of two policies with nearly the same share, the cheaper one
 
 
 class Goal(NamedTuple):
@@ -116,7 +117,9 @@ class _Search:
     def _worth(self, at: Floats, price: float) -> float:
         """Gain plus price times quality; remembers the best that reaches the goal."""
         seen = effect(self._table, self.thresholds(at))
-        gain = seen.share - 1e-3 * seen.cost if self._goal.objective == "share" else -seen.cost
+        gain = (
+            seen.share - _COST_WEIGHT * seen.cost if self._goal.objective == "share" else -seen.cost
+        )
         if seen.quality >= self._goal.quality and gain > self._best_gain:
             self.best, self._best_gain = at, gain
         return gain + price * seen.quality
