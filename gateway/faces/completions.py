@@ -1,0 +1,33 @@
+"""`POST /v1/chat/completions` and `POST /v1/completions`."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gateway.faces.answering import asked, write_answer
+from gateway.faces.front import FRONT, IDENTITY
+from gateway.faces.jobs import chat_job, completion_jobs
+from gateway.wire.body import read_body
+from gateway.wire.chat import ChatRequest
+from gateway.wire.completion import CompletionRequest
+from gateway.wire.parse import off_loop, parse_chat, parse_completion
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """Continue a conversation."""
+    front = request.app[FRONT]
+    raw = await read_body(request, timeout_s=front.body_timeout_s)
+    wanted: ChatRequest = await off_loop(parse_chat, raw)
+    front.check_model(wanted.model, request[IDENTITY])
+    job = chat_job(request, wanted)
+    return await write_answer(request, asked("chat", wanted, [job]))
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Continue text."""
+    front = request.app[FRONT]
+    raw = await read_body(request, timeout_s=front.body_timeout_s)
+    wanted: CompletionRequest = await off_loop(parse_completion, raw)
+    front.check_model(wanted.model, request[IDENTITY])
+    jobs = completion_jobs(request, wanted)
+    return await write_answer(request, asked("completions", wanted, jobs))

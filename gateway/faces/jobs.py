@@ -1,0 +1,116 @@
+"""A validated request, its headers and its caller as jobs for the cascade."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from gateway.errors import ApiError
+from gateway.faces.front import AUTO, IDENTITY
+from gateway.generation import Endpoint, Job
+from gateway.wire.chat import ChatRequest, Message
+from gateway.wire.completion import CompletionRequest
+from gateway.wire.fields import CommonRequest, Only
+from gateway.wire.middleware import ARRIVED, REQUEST_ID
+
+_OURS = {
+    "model", "stream", "stream_options", "spillway", "cache_salt", "user", "metadata",
+    "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
+    "parallel_tool_calls",
+}  # fmt: skip
+_LONGEST_DEADLINE_S = 86_400.0
+
+
+def _defaults_only(model: Any) -> set[str]:
+    """Fields that may carry nothing but their default: no tier needs to see them."""
+    return {
+        name
+        for name, field in model.model_fields.items()
+        if any(isinstance(one, Only) for one in field.metadata)
+    }
+
+
+_CHAT_DROPPED: Any = {
+    **dict.fromkeys(_OURS | _defaults_only(ChatRequest), True),
+    "messages": {"__all__": _defaults_only(Message)},
+}
+_COMPLETION_DROPPED: Any = _OURS | _defaults_only(CompletionRequest) | {"prompt"}
+
+
+def chat_job(request: web.Request, wanted: ChatRequest) -> Job:
+    """The one job of a chat request."""
+    body = wanted.model_dump(exclude_unset=True, exclude_none=True, exclude=_CHAT_DROPPED)
+    return _job(request, wanted, "chat", request[REQUEST_ID], body)
+
+
+def completion_jobs(request: web.Request, wanted: CompletionRequest) -> list[Job]:
+    """A job for each prompt.
+
+    Raises:
+        ApiError: 400, tokens for a model that is yet to be chosen.
+    """
+    prompts = wanted.prompts()
+    if wanted.model == AUTO and not isinstance(prompts[0], str):
+        raise ApiError(
+            400,
+            "Token ids mean different text to each model; expected text, or the name of one model.",
+            param="prompt",
+        )
+    body = wanted.model_dump(exclude_unset=True, exclude_none=True, exclude=_COMPLETION_DROPPED)
+    name = request[REQUEST_ID]
+    return [
+        _job(
+            request,
+            wanted,
+            "completions",
+            name if len(prompts) == 1 else f"{name}-{at}",
+            {"prompt": prompt, **body},
+        )
+        for at, prompt in enumerate(prompts)
+    ]
+
+
+def _job(
+    request: web.Request,
+    wanted: CommonRequest,
+    endpoint: Endpoint,
+    name: str,
+    body: Mapping[str, Any],
+) -> Job:
+    options = wanted.spillway
+    speculation = options.speculation if options else None
+    return Job(
+        request_id=name,
+        endpoint=endpoint,
+        model=wanted.model,
+        body=body,
+        identity=request[IDENTITY],
+        stream=bool(wanted.stream),
+        speculation=speculation.model_dump(exclude_none=True) if speculation else None,
+        want_receipt=bool(options and options.receipt),
+        deadline_s=None if wanted.stream else deadline_s(request),
+        cache_control=_directives(request.headers.get("Cache-Control", "")),
+    )
+
+
+def deadline_s(request: web.Request) -> float | None:
+    """Seconds until the client stops waiting, as OpenAI's clients say; None when they do not.
+
+    A stream has none: heartbeats keep its reader from giving up.
+    """
+    try:
+        timeout_s = float(request.headers.get("x-stainless-read-timeout", "nan"))
+    except ValueError:
+        return None
+    if not math.isfinite(timeout_s) or not 0 < timeout_s <= _LONGEST_DEADLINE_S:
+        return None
+    return max(0.0, timeout_s - (time.monotonic() - request[ARRIVED]))
+
+
+def _directives(header: str) -> frozenset[str]:
+    parts = (part.strip().lower() for part in header[:512].split(","))
+    return frozenset(part for part in parts if part)
