@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from aiohttp import web
 
+from gateway.commands.engine import add_options, check_options
 from gateway.config import DraftConfig, EngineConfig, ModelConfig, load_engine
 from gateway.engine.server import Service, create_engine_app, service_of
 from gateway.engine.tokens import Served
-from gateway.engine_options import add_options, check_options
 from gateway.errors import ConfigError
 from gateway.wire.server import listener
 from verifier.engine import Engine
@@ -135,9 +135,6 @@ def end_with_parent(grace_s: float) -> None:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="spillway engine", description=__doc__)
     add_options(parser)
-    parser.add_argument(
-        "--end-with-stdin", action="store_true", help="stop when standard input is closed"
-    )
     options = parser.parse_args(argv)
     check_options(parser, options)
     return options

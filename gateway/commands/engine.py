@@ -1,11 +1,52 @@
-"""What `spillway engine` can be told, known without loading torch."""
+"""`spillway engine`: becomes an engine process; torch is loaded there, never here."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from gateway.errors import ConfigError
+
 DEFAULT_PORT = 8001
+
+
+def add_engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to ``commands``."""
+    text = "run one engine: models behind OpenAI's wire format, without routing or caches"
+    parser = commands.add_parser("engine", help=text, description=text)
+    add_options(parser)
+    parser.set_defaults(run=lambda options: _become_engine(parser, options))
+
+
+def _become_engine(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    check_options(parser, options)
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError("engine: got no torch; expected an installation of spillway[engine]")
+    command = [sys.executable, "-m", "gateway.engine", *as_arguments(options)]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # noqa: S606
+
+
+def as_arguments(options: argparse.Namespace) -> Sequence[str]:
+    """The command line that says what ``options`` say."""
+    arguments = []
+    for name in _NAMES:
+        value = getattr(options, name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one is not False:
+                flag = f"--{name.replace('_', '-')}"
+                arguments += [flag] if one is True else [flag, str(one)]
+    return arguments
+
+
+_NAMES = (
+    *("config", "engine", "model", "dtype", "draft", "threads"),
+    *("socket", "host", "port", "end_with_stdin"),
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +85,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     where.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help=f"TCP port (default: {DEFAULT_PORT})"
+    )
+    where.add_argument(
+        "--end-with-stdin", action="store_true", help="stop when standard input is closed"
     )
 
 

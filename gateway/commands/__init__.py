@@ -1,0 +1,1 @@
+"""What each subcommand of `spillway` does; heavy imports wait until one is run."""
