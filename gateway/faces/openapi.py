@@ -23,9 +23,7 @@ _BODIES: Mapping[str, str] = {
 _TEXT = {"/metrics"}
 _PROBLEMS = "/admin"
 _REF = "#/components/schemas/{model}"
-_SHOWN = frozenset(
-    (hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_PUT, hdrs.METH_PATCH, hdrs.METH_DELETE)
-)
+_SHOWN = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))
 _ERROR = {
     "type": "object",
     "required": ["error"],
