@@ -35,7 +35,7 @@ class AdminApi:
     audit: AuditLog | None = None
 
     def routes(self) -> list[web.RouteDef]:
-        """For ``app.add_routes``; other methods and paths under `/admin` are refused as problems."""
+        """For ``app.add_routes``; the rest of `/admin` is refused in problems."""
         guard = Guard(self.token)
         handlers: Mapping[str, Handler] = {"GET": self._get, "PUT": self._put, "PATCH": self._patch}
         listed = [
