@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from drafting.merge import claims
+from drafting.merge import UNCLAIMED, claims
 from drafting.tree import ROOT, DraftTree
 
 _BUCKETS: Final = 8  # of claimed confidence
@@ -24,17 +24,17 @@ class Calibration:
     def __init__(self) -> None:
         self._seen: dict[tuple[Sources, int], tuple[float, float]] = {}  # accepted, observed
 
-    def rate(self, sources: Sources, claim: float) -> float:
+    def rate(self, sources: Sources, bucket: int) -> float:
         """Calibrated probability; before evidence, the claim or what single sources are worth."""
-        accepted, observed = self._seen.get((sources, _bucket(claim)), (0.0, 0.0))
-        prior = claim
+        accepted, observed = self._seen.get((sources, bucket), (0.0, 0.0))
+        prior = (bucket + 0.5) / _BUCKETS
         if len(sources) > 1 and observed < _PRIOR:
-            prior = max(self.rate(frozenset((name,)), claim) for name in sources)
+            prior = max(self.rate(frozenset((name,)), bucket) for name in sources)
         return min((accepted + _PRIOR * prior) / (observed + _PRIOR), _SUREST)
 
-    def observe(self, sources: Sources, claim: float, accepted: bool) -> None:
+    def observe(self, sources: Sources, bucket: int, accepted: bool) -> None:
         """Learn one outcome of a node whose parent was accepted."""
-        key = (sources, _bucket(claim))
+        key = (sources, bucket)
         hits, observed = self._seen.get(key, (0.0, 0.0))
         self._seen[key] = (hits * _MEMORY + accepted, observed * _MEMORY + 1.0)
 
@@ -59,12 +59,16 @@ class Outlook:
 
 def node_probs(tree: DraftTree, calibration: Calibration, outlook: Outlook) -> list[float]:
     """Calibrated P(node accepted | parent accepted) of every node; siblings add up to 1 at most."""
-    probs = [
-        min(calibration.rate(names, claim) * outlook.factor(names), _SUREST)
-        for names, claim in zip(tree.sources, claims(tree), strict=True)
-    ]
+    known: dict[tuple[Sources, int], float] = {}  # few nodes differ in what they rest on
+    probs: list[float] = []
     totals: dict[int, float] = {}
-    for parent, prob in zip(tree.parents, probs, strict=True):
+    for names, claim, parent in zip(tree.sources, claims(tree), tree.parents, strict=True):
+        key = (names, bucket_of(claim))
+        prob = known.get(key)
+        if prob is None:
+            prob = min(calibration.rate(*key) * outlook.factor(names), _SUREST)
+            known[key] = prob
+        probs.append(prob)
         totals[parent] = totals.get(parent, 0.0) + prob
     return [
         prob / max(totals[parent], 1.0) for parent, prob in zip(tree.parents, probs, strict=True)
@@ -78,9 +82,7 @@ def learn(
     node = ROOT
     for token in tokens:
         following = None
-        for child, parent in enumerate(tree.parents):
-            if parent != node:
-                continue
+        for child in children(tree, node):
             hit = tree.tokens[child] == token
             _score(tree, child, hit, calibration, outlook)
             following = child if hit else following
@@ -92,10 +94,18 @@ def learn(
 def _score(
     tree: DraftTree, node: int, hit: bool, calibration: Calibration, outlook: Outlook
 ) -> None:
-    names, claim = tree.sources[node], claims(tree)[node]
-    outlook.observe(names, calibration.rate(names, claim), hit)
-    calibration.observe(names, claim, hit)
+    names = tree.sources[node]
+    bucket = bucket_of(tree.confidence[node] if tree.confidence else UNCLAIMED)
+    outlook.observe(names, calibration.rate(names, bucket), hit)
+    calibration.observe(names, bucket, hit)
 
 
-def _bucket(claim: float) -> int:
+def children(tree: DraftTree, node: int) -> list[int]:
+    """Nodes whose parent is ``node``; they all come after it."""
+    parents = tree.parents
+    return [child for child in range(node + 1, len(parents)) if parents[child] == node]
+
+
+def bucket_of(claim: float) -> int:
+    """Which claims are calibrated together."""
     return min(int(claim * _BUCKETS), _BUCKETS - 1)

@@ -265,12 +265,9 @@ class Drafting:
         able = [place for place in able if asks[place].session.session(model) is not None]
         fixed = [place for place in able if asks[place].session.control.mode == "fixed"]
         auto = [place for place in able if place not in fixed]
-        outlooks = [asks[place].session.outlook for place in auto]
-        cut = self.planner.select([trees[place] for place in auto], outlooks, batch)
         plan = self.planner.plan_model(
-            [self.planner.gain(tree, outlook) for tree, outlook in zip(cut, outlooks, strict=True)],
+            [self.planner.score(trees[place], asks[place].session.outlook) for place in auto],
             [asks[place].session.hits.rate for place in auto],
-            sum(map(len, cut)),
             batch,
         )
         return dict.fromkeys(fixed, MAX_LEVELS) | {auto[m]: plan.levels for m in plan.members}
@@ -287,8 +284,7 @@ class Drafting:
         ]
         rows = sum(len(tree) for tree in chosen) - sum(len(chosen[place]) for place in auto)
         selected = self.planner.select(
-            [chosen[place] for place in auto],
-            [asks[place].session.outlook for place in auto],
+            [self.planner.score(chosen[place], asks[place].session.outlook) for place in auto],
             Batch(batch.requests, batch.other_rows + rows),
         )
         for place, tree in zip(auto, selected, strict=True):

@@ -36,6 +36,13 @@ class Batch(NamedTuple):
         return self.requests + self.other_rows
 
 
+class Scored(NamedTuple):
+    """A proposal and the calibrated probability of reaching each of its nodes."""
+
+    tree: DraftTree
+    path_probs: list[float]
+
+
 class ModelPlan(NamedTuple):
     """Which of the asking requests a draft model should draft for, and how deep."""
 
@@ -86,42 +93,46 @@ class Planner:
         drafted = batch.requests * (1.0 + _SUREST_NODE) / self.cost(batch.rows + batch.requests)
         return drafted > _WORTH * plain
 
-    def select(
-        self, trees: Sequence[DraftTree], outlooks: Sequence[Outlook], batch: Batch
-    ) -> list[DraftTree]:
-        """``trees`` cut down to the nodes that raise the batch's tokens per second the most."""
-        probs = [self._path_probs(tree, out) for tree, out in zip(trees, outlooks, strict=True)]
+    def score(self, tree: DraftTree, outlook: Outlook) -> Scored:
+        """What every node of ``tree`` is worth in a request that has ``outlook``."""
+        path_probs: list[float] = []
+        probs = node_probs(tree, self.calibration, outlook)
+        for parent, prob in zip(tree.parents, probs, strict=True):
+            path_probs.append(prob if parent == ROOT else prob * path_probs[parent])
+        return Scored(tree, path_probs)
+
+    def select(self, proposals: Sequence[Scored], batch: Batch) -> list[DraftTree]:
+        """Proposals cut down to the nodes that raise the batch's tokens per second the most."""
         ranked = sorted(
             (-prob, request, node)
-            for request, of_tree in enumerate(probs)
-            for node, prob in enumerate(of_tree)
+            for request, scored in enumerate(proposals)
+            for node, prob in enumerate(scored.path_probs)
         )
         count = self._best_count([-prob for prob, _, _ in ranked], batch)
-        kept: list[list[int]] = [[] for _ in trees]
+        kept: list[list[int]] = [[] for _ in proposals]
         for _, request, node in ranked[:count]:
             kept[request].append(node)
         return [
-            tree if len(nodes) == len(tree) else subtree(tree, sorted(nodes))
-            for tree, nodes in zip(trees, kept, strict=True)
+            scored.tree if len(nodes) == len(scored.tree) else subtree(scored.tree, sorted(nodes))
+            for scored, nodes in zip(proposals, kept, strict=True)
         ]
 
-    def gain(self, tree: DraftTree, outlook: Outlook) -> float:
-        """Expected number of accepted tokens of ``tree``."""
-        return sum(self._path_probs(tree, outlook))
-
     def plan_model(
-        self, gains: Sequence[float], rates: Sequence[float], nodes: int, batch: Batch
+        self, drafts: Sequence[Scored], rates: Sequence[float], batch: Batch
     ) -> ModelPlan:
-        """Whether to run the draft model, given what cheaper drafts promise.
+        """Whether to run the draft model, given the cheaper ``drafts`` of each request so far.
 
-        ``gains``: expected accepted tokens of each request's draft so far, of ``nodes`` nodes in
-        all; ``rates``: the model's hit rate in each request.
+        ``rates``: the model's hit rate in each request.
         """
-        if self.draft_cost is None or not gains:
+        if self.draft_cost is None or not drafts:
             return ModelPlan()
-        best, best_speed = ModelPlan(), _WORTH * self._speed(sum(gains), nodes, 0.0, batch)
+        ranked = sorted((prob for draft in drafts for prob in draft.path_probs), reverse=True)
+        nodes = self._best_count(ranked, batch)
+        least = ranked[nodes - 1] if nodes else 2.0  # more than any probability
+        gains = [sum(prob for prob in draft.path_probs if prob >= least) for draft in drafts]
+        best, best_speed = ModelPlan(), _WORTH * self._speed(sum(ranked[:nodes]), nodes, 0.0, batch)
         for levels in _LEVELS:
-            hoped = [sum(rate**depth for depth in range(1, levels + 1)) for rate in rates]
+            hoped = [_hoped(rate, levels) for rate in rates]
             members = tuple(
                 place
                 for place, (gain, hope) in enumerate(zip(gains, hoped, strict=True))
@@ -147,13 +158,6 @@ class Planner:
         turn = self._since_model // _PROBE_EVERY
         return ModelPlan((turn % requests,), _PROBE_LEVELS)
 
-    def _path_probs(self, tree: DraftTree, outlook: Outlook) -> list[float]:
-        probs: list[float] = []
-        calibrated = node_probs(tree, self.calibration, outlook)
-        for parent, prob in zip(tree.parents, calibrated, strict=True):
-            probs.append(prob if parent == ROOT else prob * probs[parent])
-        return probs
-
     def _speed(self, gain: float, nodes: int, seconds: float, batch: Batch) -> float:
         """Tokens per second of a step with ``nodes`` drafted in ``seconds``."""
         return (batch.requests + gain) / (self.cost(batch.rows + nodes) + seconds)
@@ -166,3 +170,8 @@ class Planner:
         speed = tokens / self.cost.many(batch.rows + np.arange(len(tokens)))
         best = int(speed.argmax())
         return best if speed[best] > _WORTH * speed[0] else 0
+
+
+def _hoped(rate: float, levels: int) -> float:
+    """Expected accepted tokens of a draft of ``levels`` that holds the right one at ``rate``."""
+    return levels if rate >= 1.0 else rate * (1.0 - rate**levels) / (1.0 - rate)

@@ -11,6 +11,7 @@ from drafting.suffix_automaton import START, SuffixAutomaton
 from drafting.tree import EMPTY, DraftTree
 
 _SUFFIXES: Final = 2  # matched suffixes whose continuations are proposed, longest first
+_LEAST_PATH_PROB: Final = 0.02  # of a copied token that is still proposed
 _BRANCHES: Final = 3  # continuations of one of them
 
 
@@ -22,10 +23,20 @@ def match_confidence(length: float) -> float:
 def copied_chain(
     tokens: Sequence[int], matched: float, source: str, share: float = 1.0
 ) -> DraftTree:
-    """A chain of copied ``tokens`` behind a match; each accepted token makes the match longer."""
-    confidence = [match_confidence(matched + done) for done in range(len(tokens))]
-    confidence[0] *= share
-    return chain(tokens, confidence, source)
+    """A chain of copied ``tokens`` behind a match; each accepted token makes the match longer.
+
+    It ends where reaching the next token is too unlikely. ``share``: of the match's continuations
+    that go this way.
+    """
+    confidence: list[float] = []
+    path_prob = 1.0
+    for done in range(len(tokens)):
+        claim = match_confidence(matched + done) * (share if done == 0 else 1.0)
+        path_prob *= claim
+        if done > 0 and path_prob < _LEAST_PATH_PROB:
+            break
+        confidence.append(claim)
+    return chain(tokens[: len(confidence)], confidence, source)
 
 
 class PromptLookup:
