@@ -45,7 +45,6 @@ class AdminApi:
         wrong_method = _guarded(guard, _refuse_method("GET, HEAD, PATCH, PUT"))
         return [
             *listed,
-            web.route("HEAD", PATH, _guarded(guard, self._get)),
             web.route("*", PATH, wrong_method),
             web.route("*", "/admin/{rest:.*}", _guarded(guard, _refuse_path)),
         ]
