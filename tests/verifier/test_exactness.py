@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ GREEDY = SamplingParams(temperature=0.0)
 GREEDY_PENALISED = SamplingParams(temperature=0.0, frequency_penalty=0.7, repetition_penalty=1.3)
 
 
+@cache
 def generated(path: Path, prompt: tuple[int, ...], tokens: int) -> list[int]:
     model = AutoModelForCausalLM.from_pretrained(path)
     with torch.inference_mode():
