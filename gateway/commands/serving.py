@@ -44,8 +44,8 @@ async def _serve(config: Config) -> None:
     stop = _stop_signal()
     app = create_app(config)
     runner = listener(app, keepalive_s=config.server.keepalive_s, shutdown_s=_LAST_WORDS_S)
-    await runner.setup()
     try:
+        await runner.setup()
         await _listen(runner, config)
         greeting = asyncio.create_task(_greet(app[FRONT], runner, config))
         await stop.wait()
