@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
-from gateway.errors import TierBroken
+from gateway.errors import ApiError, TierBroken
 from gateway.faces.front import AUTO, FRONT, Front
 from gateway.generation import (
     Answerer,
@@ -126,14 +126,27 @@ async def write_answer(request: web.Request, wanted: Asked) -> web.StreamRespons
     front = request.app[FRONT]
     progress = Progress(wanted, front.metrics, request[ARRIVED])
     write = _stream if wanted.jobs[0].stream else _whole
-    async with (
-        front.admission.place(),
-        aclosing(answers(front.answerer, wanted.jobs)) as events,
-    ):
-        try:
-            return await write(request, front, progress, events)
-        finally:
-            request[ANSWERED_BY] = progress.model if progress.started else "none"
+    asked_at = time.monotonic()
+    async with front.admission.place():
+        jobs = [_less(job, time.monotonic() - asked_at) for job in wanted.jobs]
+        async with aclosing(answers(front.answerer, jobs)) as events:
+            try:
+                return await write(request, front, progress, events)
+            finally:
+                request[ANSWERED_BY] = progress.model if progress.started else "none"
+
+
+def _less(job: Job, waited_s: float) -> Job:
+    """``job`` after it stood in line.
+
+    Raises:
+        ApiError: 408, whoever asked no longer waits for it.
+    """
+    if job.deadline_s is None:
+        return job
+    if waited_s >= job.deadline_s:
+        raise ApiError(408, "The request's deadline passed while it waited.", type="timeout_error")
+    return replace(job, deadline_s=job.deadline_s - waited_s)
 
 
 Events = AsyncGenerator[tuple[int, AnswerEvent]]

@@ -47,6 +47,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def _mark(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "spillway"  # aiohttp would tell its version
     response.headers["x-request-id"] = request[REQUEST_ID]
     took_ms = (time.monotonic() - request[ARRIVED]) * 1000
     response.headers["openai-processing-ms"] = str(int(took_ms))

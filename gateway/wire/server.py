@@ -48,7 +48,7 @@ class Connection(RequestHandler):
             raise ConnectionError("part of a response is sent already")
         name = request_id(None)
         response = error_response(_told(status, name))
-        response.headers["x-request-id"] = name
+        response.headers.update({"x-request-id": name, "Server": "spillway"})
         response.force_close()
         if status >= 500:
             _log.error("request %s failed unexpectedly", name, exc_info=exc)
