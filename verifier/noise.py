@@ -23,24 +23,29 @@ NOISE_CEILING: Final = float(-np.log(-np.log((2**32 - 0.5) * 2.0**-32)))
 """No noise is larger: what trails the best score by more than this can never win (about 22.9)."""
 
 
+def round_keys(key_0: Words, key_1: Words) -> list[tuple[Words, Words]]:
+    """The key of each round, from the two 32-bit words of a key or of many."""
+    return [
+        ((key_0 + np.uint64(turn * _WEYL_0)) & _LOW, (key_1 + np.uint64(turn * _WEYL_1)) & _LOW)
+        for turn in range(_ROUNDS)
+    ]
+
+
 def philox4x32(
-    counter: tuple[Words, Words, Words, Words], key: tuple[int, int]
+    counter: tuple[Words, Words, Words, Words], keys: list[tuple[Words, Words]]
 ) -> tuple[Words, Words, Words, Words]:
     """Philox4x32-10 of Salmon et al. (2011), as in Random123, over arrays that broadcast.
 
-    ``counter``: four uint64 arrays of 32-bit words; ``key``: two 32-bit words.
+    ``counter``: four uint64 arrays of 32-bit words; ``keys``: from ``round_keys``.
     """
     word_0, word_1, word_2, word_3 = counter
-    key_0, key_1 = key
-    for _ in range(_ROUNDS):
+    for key_0, key_1 in keys:
         product_0 = word_0 * _MULTIPLIER_0
         product_1 = word_2 * _MULTIPLIER_1
-        word_0 = (product_1 >> _HALF) ^ word_1 ^ np.uint64(key_0)
+        word_0 = (product_1 >> _HALF) ^ word_1 ^ key_0
         word_1 = product_1 & _LOW
-        word_2 = (product_0 >> _HALF) ^ word_3 ^ np.uint64(key_1)
+        word_2 = (product_0 >> _HALF) ^ word_3 ^ key_1
         word_3 = product_0 & _LOW
-        key_0 = (key_0 + _WEYL_0) & 0xFFFFFFFF
-        key_1 = (key_1 + _WEYL_1) & 0xFFFFFFFF
     return word_0, word_1, word_2, word_3
 
 
@@ -56,6 +61,16 @@ def noise_key(seed: int, choice: int, weights_digest: bytes) -> tuple[int, int]:
     return int(low), int(high)
 
 
+def noise_counter(position: int, tokens: NDArray[np.int64]) -> tuple[Words, Words, Words, Words]:
+    """The counter of ``tokens`` [K] at ``position``: token, position low, position high, 0."""
+    return (
+        tokens.astype(np.uint64),
+        np.asarray(position & 0xFFFFFFFF, dtype=np.uint64),
+        np.asarray(position >> 32, dtype=np.uint64),
+        np.asarray(0, dtype=np.uint64),
+    )
+
+
 def gumbel(words: Words) -> NDArray[np.float64]:
     """Standard Gumbel variates of 32-bit ``words``: u = (k + 1/2) / 2**32, -log(-log u)."""
     noise: NDArray[np.float64] = -np.log(-np.log((words + 0.5) * 2.0**-32))
@@ -69,7 +84,7 @@ class TargetNoise:
     target more often than one that draws with its own.
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_keys",)
 
     def __init__(self, seed: int, choice: int, weights_digest: bytes) -> None:
         """``seed``: 64 bits, ``choice``: 32 bits, both unsigned; ``weights_digest``: any bytes.
@@ -77,14 +92,9 @@ class TargetNoise:
         Raises:
             ValueError: ``seed`` or ``choice`` out of range.
         """
-        self._key = noise_key(seed, choice, weights_digest)
+        low, high = noise_key(seed, choice, weights_digest)
+        self._keys = round_keys(np.asarray(low, np.uint64), np.asarray(high, np.uint64))
 
     def __call__(self, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Noise of ``tokens`` [K] at absolute position ``position``; float64 [K]."""
-        counter = (
-            tokens.astype(np.uint64),
-            np.asarray(position & 0xFFFFFFFF, dtype=np.uint64),
-            np.asarray(position >> 32, dtype=np.uint64),
-            np.asarray(0, dtype=np.uint64),
-        )
-        return gumbel(philox4x32(counter, self._key)[0])
+        return gumbel(philox4x32(noise_counter(position, tokens), self._keys)[0])
