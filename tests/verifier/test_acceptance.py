@@ -1,0 +1,404 @@
+"""Drafts change neither which tokens come out nor how they are distributed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drafting.tree import EMPTY, ROOT, DraftTree
+from verifier.acceptance import ChoiceSampler, Decision, Verdict
+from verifier.errors import VerifierError
+from verifier.noise import TargetNoise, gumbel, noise_counter, noise_key, philox4x32, round_keys
+from verifier.processors import Processors, Survivors, greedy_tokens
+from verifier.request import SamplingParams
+
+DIGEST = b"weights"
+PROCESSOR_SETS = {
+    "none": {},
+    "top_k": {"top_k": 4},
+    "top_p": {"top_p": 0.8},
+    "min_p": {"min_p": 0.1},
+    "penalties": {"presence_penalty": 1.0, "frequency_penalty": 0.7, "repetition_penalty": 1.3},
+    "bias": {"logit_bias": {0: 2.0, 3: -3.0}},
+    "all": {
+        "top_k": 6,
+        "top_p": 0.9,
+        "min_p": 0.02,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.5,
+        "repetition_penalty": 1.2,
+        "logit_bias": {1: 1.0},
+    },
+}
+
+
+def toy_logits(prefix: tuple[int, ...], vocab: int) -> np.ndarray:
+    """A model: what it thinks of a prefix is arbitrary, but always the same."""
+    logits = np.random.default_rng([len(prefix), *prefix]).normal(0, 2, vocab)
+    return logits.astype(np.float32)
+
+
+def path_to(tree: DraftTree, node: int) -> tuple[int, ...]:
+    return () if node == ROOT else (*path_to(tree, tree.parents[node]), tree.tokens[node])
+
+
+def tree_logits(context: tuple[int, ...], tree: DraftTree, vocab: int) -> np.ndarray:
+    prefixes = [context + path_to(tree, node) for node in range(ROOT, len(tree))]
+    return np.stack([toy_logits(prefix, vocab) for prefix in prefixes])
+
+
+def tree_of(edges: list[tuple[int, int]]) -> DraftTree:
+    """A tree from (parent, token) pairs, duplicates left out."""
+    distinct = list(dict.fromkeys(edges))
+    tokens = tuple(token for _, token in distinct)
+    return DraftTree(tokens, tuple(p for p, _ in distinct), (frozenset({"test"}),) * len(tokens))
+
+
+def random_tree(rng: np.random.Generator, vocab: int, hint: tuple[int, ...] = ()) -> DraftTree:
+    """Any tree; with a ``hint``, that path is in it."""
+    edges = [(place - 1, token) for place, token in enumerate(hint)]
+    for _ in range(int(rng.integers(0, 10))):
+        distinct = list(dict.fromkeys(edges))
+        edges = [*distinct, (int(rng.integers(ROOT, len(distinct))), int(rng.integers(vocab)))]
+    return tree_of(edges)
+
+
+def sampler(params: SamplingParams, prompt: tuple[int, ...], vocab: int, **rest) -> ChoiceSampler:
+    noise = TargetNoise(params.seed, 0, DIGEST) if params.temperature else None
+    processors = Processors(params, prompt=prompt, vocab_size=vocab, **rest)
+    return ChoiceSampler(processors, noise, prompt_tokens=len(prompt))
+
+
+def decode(
+    choice: ChoiceSampler,
+    prompt: tuple[int, ...],
+    vocab: int,
+    length: int,
+    draft: Callable[[int], DraftTree],
+    *,
+    with_argmax: bool = False,
+) -> list[Verdict]:
+    """The loop of an engine."""
+    context, verdicts = prompt, []
+    while len(context) - len(prompt) < length:
+        tree = draft(len(context) - len(prompt))
+        logits = tree_logits(context, tree, vocab)
+        greedy = greedy_tokens(logits) if with_argmax else None
+        verdict = choice.verify(tree, logits, greedy=greedy)
+        choice.commit(verdict.tokens)
+        context += verdict.tokens
+        verdicts.append(verdict)
+    return verdicts
+
+
+def emitted(verdicts: list[Verdict], length: int) -> tuple[int, ...]:
+    return tuple(token for verdict in verdicts for token in verdict.tokens)[:length]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.2])
+@pytest.mark.parametrize("processors", PROCESSOR_SETS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**64 - 1), drafts=st.integers(0, 2**32 - 1))
+def test_any_drafts_leave_every_token_as_the_plain_loop_has_it(
+    processors, temperature, seed, drafts
+):
+    params = SamplingParams(temperature=temperature, seed=seed, **PROCESSOR_SETS[processors])
+    prompt, vocab, length = (1, 2, 3), 8, 14
+    rest = {"min_tokens": 5, "stop_ids": [2]}
+    plain = decode(sampler(params, prompt, vocab, **rest), prompt, vocab, length, lambda _: EMPTY)
+    wanted = emitted(plain, length)
+    rng = np.random.default_rng(drafts)
+
+    def draft(done: int) -> DraftTree:
+        hint = wanted[done : done + int(rng.integers(0, 6))]
+        return random_tree(rng, vocab, hint)
+
+    drafted = decode(
+        sampler(params, prompt, vocab, **rest),
+        prompt,
+        vocab,
+        length,
+        draft,
+        with_argmax=bool(drafts % 2),
+    )
+    assert emitted(drafted, length) == wanted
+
+
+def test_a_whole_right_draft_is_accepted_with_its_bonus():
+    params = SamplingParams(temperature=0.9, seed=5)
+    prompt, vocab = (4,), 8
+    wanted = emitted(decode(sampler(params, prompt, vocab), prompt, vocab, 5, lambda _: EMPTY), 5)
+    tree = tree_of([(ROOT, (wanted[0] + 1) % 8), (ROOT, wanted[0]), (1, wanted[1]), (2, wanted[2])])
+    verdict = sampler(params, prompt, vocab).verify(tree, tree_logits(prompt, tree, vocab))
+    assert verdict.path == (1, 2, 3)
+    assert verdict.tokens == wanted[:4]
+    assert verdict.rows == (0, 2, 3, 4)
+    assert len(verdict.margins) == 4
+
+
+def test_verifying_leaves_the_sampler_as_it_was():
+    params = SamplingParams(temperature=0.9, seed=5, frequency_penalty=1.5)
+    prompt, vocab = (4,), 8
+    choice = sampler(params, prompt, vocab)
+    tree = random_tree(np.random.default_rng(1), vocab)
+    logits = tree_logits(prompt, tree, vocab)
+    assert choice.verify(tree, logits) == choice.verify(tree, logits)
+    assert choice.position == 1
+
+
+def test_only_rows_on_the_walked_path_are_read():
+    params = SamplingParams(temperature=1.0, seed=5)
+    tree = tree_of([(ROOT, token) for token in range(8)])
+    logits = np.full((9, 8), np.nan, dtype=np.float32)
+    logits[0] = toy_logits((), 8)
+    first = sampler(params, (), 8).verify(EMPTY, logits[:1]).tokens[0]
+    logits[1 + first] = toy_logits((first,), 8)
+    assert sampler(params, (), 8).verify(tree, logits).path == (first,)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nan_on_the_path_is_an_error(temperature):
+    logits = np.full((1, 8), np.nan, dtype=np.float32)
+    with pytest.raises(VerifierError, match=r"NaN|nan"):
+        sampler(SamplingParams(temperature=temperature), (), 8).verify(EMPTY, logits)
+
+
+def test_sampling_without_noise_is_refused():
+    processors = Processors(SamplingParams(temperature=1.0), prompt=(), vocab_size=8)
+    with pytest.raises(ValueError, match="no noise"):
+        ChoiceSampler(processors, None, prompt_tokens=0)
+
+
+def test_a_tie_goes_to_the_lowest_token_and_is_counted_as_narrow():
+    logits = np.array([[0.0, 3.0, 3.0, 1.0]], dtype=np.float32)
+    verdict = sampler(SamplingParams(temperature=0.0), (), 4).verify(EMPTY, logits)
+    assert verdict == Verdict((), (1,), (0,), (0.0,), 1)
+
+
+def test_a_clear_decision_is_not_narrow():
+    logits = np.array([[0.0, 3.0, 2.5, 1.0]], dtype=np.float32)
+    assert sampler(SamplingParams(temperature=0.0), (), 4).verify(EMPTY, logits).narrow == 0
+
+
+def test_a_filters_boundary_makes_a_decision_narrow():
+    logits = np.array([[5.0, 1.0, 1.0 - 2e-5, -2.0]], dtype=np.float32)
+    params = SamplingParams(temperature=1.0, top_k=2, seed=1)
+    verdict = sampler(params, (), 4).verify(EMPTY, logits)
+    assert verdict.narrow == 1
+    assert verdict.margins[0] == pytest.approx(2e-5, rel=0.1)
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0, 12.0])
+def test_leaving_out_hopeless_tokens_changes_no_winner_and_no_narrow_margin(spread):
+    vocab, noise = 3000, TargetNoise(3, 0, DIGEST)
+    choice = sampler(SamplingParams(temperature=1.0, seed=3), (), vocab)
+    for position in range(40):
+        row = np.random.default_rng(position).normal(0, spread, vocab).astype(np.float32)
+        scores = row.astype(np.float64) + noise(position, np.arange(vocab))
+        second, best = np.sort(scores)[-2:]
+        decision = choice.decide(row)
+        assert decision.token == scores.argmax()
+        assert min(decision.margin, 1.0) == pytest.approx(min(best - second, 1.0))
+        choice.commit([0])
+
+
+# --- The distribution: exact enumeration against many seeds --------------------------------------
+
+VOCAB, LENGTH, PROMPT = 5, 3, (2, 4)
+DISTRIBUTIONS = {
+    "plain": SamplingParams(temperature=1.0),
+    "hot": SamplingParams(temperature=1.7),
+    "top_k": SamplingParams(temperature=0.9, top_k=3),
+    "top_p": SamplingParams(temperature=1.2, top_p=0.8),
+    "min_p": SamplingParams(temperature=1.2, min_p=0.1),
+    "penalties": SamplingParams(
+        temperature=1.0, presence_penalty=1.0, frequency_penalty=0.8, repetition_penalty=1.4
+    ),
+    "everything": SamplingParams(
+        temperature=1.1,
+        top_k=4,
+        top_p=0.95,
+        frequency_penalty=0.7,
+        repetition_penalty=1.2,
+        logit_bias={0: 0.5},
+    ),
+}
+
+
+class RememberingProcessors(Processors):
+    """The real ones, computed once for each branch: they do not depend on the seed."""
+
+    def __init__(self, params: SamplingParams, known: dict[tuple[int, ...], Survivors]) -> None:
+        super().__init__(params, prompt=PROMPT, vocab_size=VOCAB)
+        self.known = known
+        self.branch: tuple[int, ...] = ()
+
+    def push(self, token: int) -> None:
+        super().push(token)
+        self.branch += (token,)
+
+    def pop(self) -> None:
+        super().pop()
+        self.branch = self.branch[:-1]
+
+    def survivors(self, logits: np.ndarray) -> Survivors:
+        if self.branch not in self.known:
+            self.known[self.branch] = super().survivors(logits)
+        return self.known[self.branch]
+
+
+def noise_tables(seeds: int) -> np.ndarray:
+    """The noise of many seeds at once: [seed, output index, token]."""
+    keys = np.array([noise_key(seed, 0, DIGEST) for seed in range(seeds)], dtype=np.uint64)
+    schedule = round_keys(keys[:, :1], keys[:, 1:])
+    positions = range(len(PROMPT), len(PROMPT) + LENGTH + 10)  # a tree has at most nine nodes
+    return np.stack(
+        [
+            gumbel(philox4x32(noise_counter(position, np.arange(VOCAB)), schedule)[0])
+            for position in positions
+        ],
+        axis=1,
+    )
+
+
+def test_the_tables_hold_the_noise_of_each_seed():
+    tables = noise_tables(3)
+    for seed in range(3):
+        noise = TargetNoise(seed, 0, DIGEST)(len(PROMPT) + 1, np.arange(VOCAB))
+        assert np.array_equal(tables[seed, 1], noise)
+
+
+def drawn(
+    params: SamplingParams, seeds: int, choice_type: type[ChoiceSampler] = ChoiceSampler
+) -> Iterator[tuple[int, ...]]:
+    """The first three tokens of each seed, drafted for with ever other trees."""
+    rng = np.random.default_rng(0)
+    trees = [EMPTY, *(random_tree(rng, VOCAB) for _ in range(30))]
+    tables = noise_tables(seeds)
+    rows: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
+    known: dict[tuple[int, ...], Survivors] = {}
+    for seed in range(seeds):
+        table = tables[seed]
+        choice = choice_type(
+            RememberingProcessors(params, known),
+            lambda position, tokens, table=table: table[position - len(PROMPT), tokens],
+            prompt_tokens=len(PROMPT),
+        )
+        output: tuple[int, ...] = ()
+        while len(output) < LENGTH:
+            pick = (seed + len(output)) % len(trees)
+            tree = trees[pick]
+            if (pick, output) not in rows:
+                rows[pick, output] = tree_logits(PROMPT + output, tree, VOCAB)
+            tokens = choice.verify(tree, rows[pick, output]).tokens[: LENGTH - len(output)]
+            choice.commit(tokens)
+            output += tokens
+        yield output
+
+
+def exact(params: SamplingParams) -> dict[tuple[int, ...], float]:
+    """Probability of every three tokens, by enumeration; written without the code under test."""
+    joint: dict[tuple[int, ...], float] = {}
+    for tokens in itertools.product(range(VOCAB), repeat=LENGTH):
+        prob = 1.0
+        for place, token in enumerate(tokens):
+            prob *= next_probs(params, tokens[:place])[token]
+        joint[tokens] = prob
+    return joint
+
+
+def next_probs(params: SamplingParams, output: tuple[int, ...]) -> list[float]:
+    scores = [float(value) for value in toy_logits(PROMPT + output, VOCAB)]
+    for token in range(VOCAB):
+        if token in PROMPT + output:
+            factor = params.repetition_penalty
+            scores[token] *= 1 / factor if scores[token] > 0 else factor
+        scores[token] -= params.frequency_penalty * output.count(token)
+        scores[token] -= params.presence_penalty * (token in output)
+        scores[token] += params.logit_bias.get(token, 0.0)
+        scores[token] /= params.temperature
+    ranked = sorted(range(VOCAB), key=lambda token: -scores[token])
+    kept = ranked[: params.top_k or VOCAB]
+    total = sum(math.exp(scores[token]) for token in kept)
+    shares = [math.exp(scores[token]) / total for token in kept]
+    before = [sum(shares[:place]) for place in range(len(kept))]
+    kept = [
+        token
+        for token, mass, share in zip(kept, before, shares, strict=True)
+        if mass < params.top_p and share >= params.min_p * shares[0]
+    ]
+    total = sum(math.exp(scores[token]) for token in kept)
+    return [math.exp(scores[t]) / total if t in kept else 0.0 for t in range(VOCAB)]
+
+
+def chi_square_deviation(found: Iterator[tuple[int, ...]], joint, seeds: int) -> float:
+    """How many standard deviations chi-square lies above its mean (Wilson and Hilferty)."""
+    counts: dict[tuple[int, ...], int] = {}
+    for tokens in found:
+        counts[tokens] = counts.get(tokens, 0) + 1
+    assert all(joint[tokens] > 0 for tokens in counts), "a token came out that never may"
+    rare = [tokens for tokens, prob in joint.items() if 0 < prob * seeds < 5]
+    cells = [
+        (counts.get(tokens, 0), prob * seeds) for tokens, prob in joint.items() if prob * seeds >= 5
+    ]
+    if rare:
+        pooled = sum(counts.get(tokens, 0) for tokens in rare)
+        cells.append((pooled, sum(joint[tokens] for tokens in rare) * seeds))
+    statistic = sum((count - mean) ** 2 / mean for count, mean in cells)
+    freedom = len(cells) - 1
+    cube = (statistic / freedom) ** (1 / 3)
+    return (cube - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+
+
+class EagerSampler(ChoiceSampler):
+    """Biased on purpose: takes a drafted token whenever it is one of the two best."""
+
+    def verify(self, tree, logits, *, greedy=None):
+        children = {tree.tokens[node]: node for node, p in enumerate(tree.parents) if p == ROOT}
+        survivors = self._processors.survivors(logits[0])
+        scores = survivors.logits + self._noise(self.position, survivors.tokens)
+        best = survivors.tokens[np.argsort(-scores)[:2]]
+        wanted = next((int(token) for token in best if int(token) in children), None)
+        if wanted is None:
+            return super().verify(tree, logits, greedy=greedy)
+        return Verdict((children[wanted],), (wanted,), (0,), (0.0,), 0)
+
+
+FAST = ["plain", "everything"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in FAST else pytest.mark.full, id=name)
+        for name in DISTRIBUTIONS
+    ],
+)
+def test_three_tokens_are_distributed_as_enumeration_says(name):
+    params, seeds = DISTRIBUTIONS[name], 50_000
+    assert chi_square_deviation(drawn(params, seeds), exact(params), seeds) < 4.0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_the_distribution_holds_over_many_more_seeds(name):
+    params, seeds = DISTRIBUTIONS[name], 400_000
+    assert chi_square_deviation(drawn(params, seeds), exact(params), seeds) < 4.0
+
+
+def test_a_biased_rule_of_acceptance_fails_the_same_test():
+    params, seeds = DISTRIBUTIONS["plain"], 5_000
+    biased = drawn(params, seeds, EagerSampler)
+    assert chi_square_deviation(biased, exact(params), seeds) > 8.0
+
+
+def test_decisions_name_their_token_and_margin():
+    choice = sampler(SamplingParams(temperature=0.0), (), 3)
+    row = np.array([1.0, 4.0, 2.0], dtype=np.float32)
+    assert choice.decide(row) == Decision(1, 2.0)
