@@ -22,6 +22,7 @@ from gateway.generation import Json, Tier
 
 PATH = "/admin/cascade"
 VERSION_HEADER = "x-spillway-policy-version"
+ACTOR = web.RequestKey("actor", str)
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +92,7 @@ class AdminApi:
         """The change is in force already: a log that cannot be written must not hide that."""
         record = {
             "action": f"{request.method} {PATH}",
-            "actor": request["admin"],
+            "actor": request[ACTOR],
             "peer": request.remote,
             "version": change.after.version,
             "before": change.before.document(),
@@ -112,7 +113,7 @@ def _guarded(guard: Guard, handler: Handler) -> Handler:
     @wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            request["admin"] = guard.admit(request)
+            request[ACTOR] = guard.admit(request)
             return await handler(request)
         except Problem as problem:
             return problem.response()
