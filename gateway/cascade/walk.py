@@ -191,37 +191,36 @@ class Walk:
         self, tier: Tier, asked: Question, attempt: Attempt
     ) -> AsyncGenerator[TierEvent]:
         """Stream from a tier within the deadline. What it refuses of our additions is left out."""
-        began = self._clock()
         attempt.handed_up = asked.handed_up
         try:
-            try:
-                async with aclosing(self._stream(tier, asked, attempt)) as events:
-                    async for event in events:
-                        yield event
-                return
-            except ApiError:
-                if not asked.added:
-                    raise
-            attempt.handed_up = ()
-            plain = plain_question(self._asked.job)
-            async with aclosing(self._stream(tier, plain, attempt)) as events:
+            async with aclosing(self._stream(tier, asked, attempt)) as events:
                 async for event in events:
                     yield event
-        finally:
-            attempt.ms = (self._clock() - began) * 1000
+            return
+        except ApiError:
+            if not asked.added:
+                raise
+        attempt.handed_up = ()
+        plain = plain_question(self._asked.job)
+        async with aclosing(self._stream(tier, plain, attempt)) as events:
+            async for event in events:
+                yield event
 
     async def _stream(
         self, tier: Tier, asked: Question, attempt: Attempt
     ) -> AsyncGenerator[TierEvent]:
         job = replace(self._asked.job, deadline_s=self._left_s())
+        began = self._clock()
         events = tier.stream(job, asked.body)
         try:
             while (event := await self._in_time(events)) is not None:
+                attempt.ms = (self._clock() - began) * 1000
                 if isinstance(event, TierDone):
                     attempt.usage = event.usage
                     attempt.engine = engine_part(event.receipt)
                 yield event
         finally:
+            attempt.ms = (self._clock() - began) * 1000
             if isinstance(events, AsyncGenerator):
                 await events.aclose()
 
