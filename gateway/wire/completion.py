@@ -19,12 +19,12 @@ from gateway.wire.fields import (
 MAX_LOGPROBS = 5
 DEFAULT_MAX_TOKENS = 16
 
-Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Prompts = (
     str
     | Tokens
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
 )
 
 

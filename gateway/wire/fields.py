@@ -81,7 +81,7 @@ class TextPart(Strict):
     text: str
 
 
-Text = str | Annotated[list[TextPart], Field(min_length=1)]
+Text = str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 
 
 class Prediction(Strict):

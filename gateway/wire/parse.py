@@ -20,6 +20,9 @@ Face = Literal["client", "engine"]
 OFF_LOOP_BYTES = 256 * 1024
 """Bodies above this size are parsed on a thread of their own, so that the loop stays free."""
 
+MAX_KEYS = 512  # of one object
+MAX_OBJECTS = 20_000  # of one body
+
 _Request = TypeVar("_Request", bound=CommonRequest)
 _parser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parse")
 
@@ -91,7 +94,7 @@ def load_object(raw: bytes) -> dict[str, Any]:
 
 def _load(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_constant, object_pairs_hook=_pairs)
+        return json.loads(text, parse_constant=_constant, object_pairs_hook=_Objects().make)
     except json.JSONDecodeError as error:
         _refuse(
             None,
@@ -108,11 +111,23 @@ def _constant(literal: str) -> NoReturn:
     _refuse(None, f"{literal} is not JSON; expected a finite number.")
 
 
-def _pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        _refuse(_first_repeated(key for key, _ in pairs), "The JSON body repeats a key.")
-    return found
+class _Objects:
+    """Builds the objects of one body. Their bounds keep hostile bodies from costing seconds."""
+
+    def __init__(self) -> None:
+        self._left = MAX_OBJECTS
+
+    def make(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """One object from its keys and values in order."""
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            _refuse(_first_repeated(key for key, _ in pairs), "The JSON body repeats a key.")
+        if len(pairs) > MAX_KEYS:
+            _refuse(None, f"An object has {len(pairs)} keys; expected at most {MAX_KEYS}.")
+        self._left -= 1
+        if self._left < 0:
+            _refuse(None, f"The JSON body holds too many objects; expected at most {MAX_OBJECTS}.")
+        return found
 
 
 def _first_repeated(keys: Iterable[str]) -> str | None:

@@ -39,21 +39,21 @@ Path = tuple[str | int, ...]
 
 
 def refusal(error: ValidationError, data: Mapping[str, Any]) -> ApiError:
-    """The error a client sees: the deepest finding, since a union reports every branch."""
+    """The error a client sees: the deepest of the most telling findings."""
     found = [
-        (path_in(data, one["loc"], one["type"]), one) for one in error.errors(include_url=False)
+        (path_in(data, one["loc"], one["type"]), one)
+        for one in _telling(error.errors(include_url=False))
     ]
-    deepest = max(len(path) for path, _ in found)
-    unsupported = [path for path, one in found if one["type"] == "unsupported"]
-    path = unsupported[0] if unsupported else next(p for p, _ in found if len(p) == deepest)
-    here = _telling([one for other, one in found if other == path])
+    path = max((path for path, _ in found), key=len)
+    here = [one for other, one in found if other == path]
     name = spelled(path)
     return ApiError(400, _message(name, here), param=name or None, code=_code(here))
 
 
-def _telling(here: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Without the branches of a union that merely wanted another type, if one says more."""
-    return [one for one in here if not one["type"].endswith("_type")] or here
+def _telling(found: list[ErrorDetails]) -> list[ErrorDetails]:
+    """A union reports every branch; those that merely wanted another type say the least."""
+    unsupported = [one for one in found if one["type"] == "unsupported"]
+    return unsupported or [one for one in found if not one["type"].endswith("_type")] or found
 
 
 def path_in(data: Any, loc: Sequence[str | int], kind: str) -> Path:
