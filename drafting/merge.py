@@ -21,7 +21,7 @@ def merge(trees: Sequence[DraftTree], *, max_nodes: int) -> DraftTree:
     found = [tree for tree in trees if tree]
     if max_nodes <= 0 or not found:
         return EMPTY
-    folded = found[0] if len(found) == 1 else _fold(found)
+    folded = found[0] if len(found) == 1 and found[0].confidence else _fold(found)
     if len(folded) <= max_nodes:
         return folded
     return subtree(folded, likeliest(path_probs(folded), max_nodes))

@@ -15,6 +15,7 @@ from drafting.tree import EMPTY, DraftTree
 _FOLLOWED_FROM_START: Final = frozenset({"prediction", "rejected_answer", "near_hit"})
 _START_TRUST: Final = 4  # matched tokens that standing at the start of a reference is worth
 _TRUST_LOST: Final = 4  # a divergence divides trust by this
+_MISSES: Final = 4  # divergences in a row after which a place is given up
 _ANCHORS: Final = 4  # places followed at once
 _OCCURRENCES: Final = 64  # occurrences looked at when choosing the nearest
 _REPLAY: Final = 16  # tokens re-read when the automaton is first needed
@@ -25,6 +26,7 @@ class _Anchor(NamedTuple):
 
     place: int  # index of the token expected next
     trust: int  # tokens matched so far, less what divergences cost
+    misses: int = 0  # divergences in a row
 
 
 class _Index:
@@ -68,22 +70,26 @@ class ReferenceTracker:
         self.tokens = tokens
         self.taken: set[int] = set()  # indices of ``tokens`` the output took over, in place
         self._anchors = [_Anchor(0, _START_TRUST)] if from_start and tokens else []
+        self._place = 0  # where the output last was, for sure or not
         self._recent: list[int] = []  # output not yet read by the automaton
         self._match: tuple[int, int] | None = None  # state and length, once it is needed
 
     def advance(self, token: int) -> None:
         """Move on by one committed token of the output."""
-        if self._anchors and self._expects(self._anchors[0], token):
-            self.taken.add(self._anchors[0].place)
+        if self._anchors:
+            self._place = self._anchors[0].place
+            if self._expects(self._anchors[0], token):
+                self.taken.add(self._place)
         held = [
-            _Anchor(anchor.place + 1, anchor.trust + 1)
+            _Anchor(anchor.place + 1, anchor.trust + 1)  # no longer astray
             for anchor in self._anchors
             if self._expects(anchor, token)
         ]
         self._recent.append(token)
         if not held or self._match is not None:
+            trust = max((anchor.trust for anchor in held), default=0)
             held = held or self._after_divergence()
-            held.extend(self._matched(max((anchor.trust for anchor in held), default=0)))
+            held.extend(self._matched(trust))
         elif len(self._recent) > 2 * _REPLAY:
             del self._recent[:-_REPLAY]
         self._anchors = _strongest(held)
@@ -101,10 +107,10 @@ class ReferenceTracker:
     def _after_divergence(self) -> list[_Anchor]:
         """The token was put in between, or stands for the one expected."""
         guesses = []
-        for place, trust in self._anchors:
-            left = trust // _TRUST_LOST
-            if left > 0:
-                guesses += [_Anchor(place + 1, left), _Anchor(place, left)]
+        for place, trust, misses in self._anchors:
+            left = max(trust // _TRUST_LOST, 1)
+            if misses < _MISSES:
+                guesses += [_Anchor(place + 1, left, misses + 1), _Anchor(place, left, misses + 1)]
         return guesses
 
     def _matched(self, trust: int) -> list[_Anchor]:
@@ -117,17 +123,19 @@ class ReferenceTracker:
         self._match = state, length
         if length <= trust:
             return []
-        wanted = self._anchors[0].place if self._anchors else 0
-        return [_Anchor(index.nearest_end(state, wanted) + 1, length)]
+        return [_Anchor(index.nearest_end(state, self._place) + 1, length)]
 
 
 def _strongest(anchors: list[_Anchor]) -> list[_Anchor]:
     """The most trusted few, one for each place; earlier ones win a tie."""
-    best: dict[int, int] = {}
-    for place, trust in anchors:
-        best[place] = max(trust, best.get(place, 0))
-    ranked = sorted(best.items(), key=lambda item: -item[1])
-    return [_Anchor(*item) for item in ranked[:_ANCHORS]]
+    if len(anchors) <= 1:
+        return anchors
+    best: dict[int, _Anchor] = {}
+    for anchor in anchors:
+        known = best.setdefault(anchor.place, anchor)
+        if anchor.trust > known.trust:
+            best[anchor.place] = anchor
+    return sorted(best.values(), key=lambda anchor: -anchor.trust)[:_ANCHORS]
 
 
 class ReferenceLookup:
