@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from drafting.calibration import Calibration, Outlook, learn, node_probs
 from drafting.cost import StepCost
@@ -89,9 +90,9 @@ class Planner:
 
     def worthwhile(self, batch: Batch) -> bool:
         """Whether even a nearly sure draft would pay at this load; if not, none need be made."""
-        plain = batch.requests / self.cost(batch.rows)
-        drafted = batch.requests * (1.0 + _SUREST_NODE) / self.cost(batch.rows + batch.requests)
-        return drafted > _WORTH * plain
+        requests = batch.requests
+        drafted = self._speed(requests * _SUREST_NODE, requests, 0.0, batch)
+        return drafted > _WORTH * self._speed(0.0, 0, 0.0, batch)
 
     def score(self, tree: DraftTree, outlook: Outlook) -> Scored:
         """What every node of ``tree`` is worth in a request that has ``outlook``."""
@@ -159,15 +160,23 @@ class Planner:
         return ModelPlan((turn % requests,), _PROBE_LEVELS)
 
     def _speed(self, gain: float, nodes: int, seconds: float, batch: Batch) -> float:
-        """Tokens per second of a step with ``nodes`` drafted in ``seconds``."""
-        return (batch.requests + gain) / (self.cost(batch.rows + nodes) + seconds)
+        """Tokens per second of a step with ``nodes`` drafted in ``seconds``, less its other rows.
+
+        Rows of prefill must be paid for in any case; counted in, they would make drafts look cheap.
+        """
+        return (batch.requests + gain) / (float(self._seconds(batch, nodes)) + seconds)
+
+    def _seconds(self, batch: Batch, nodes: ArrayLike) -> NDArray[np.float64]:
+        """Of a step without its other rows, where drafts cost what they do on top of these."""
+        on_top = self.cost.many(batch.rows + np.asarray(nodes)) - self.cost(batch.rows)
+        return on_top + self.cost(batch.requests)
 
     def _best_count(self, probs: Sequence[float], batch: Batch) -> int:
         """How many of the nodes, likeliest first, give the most tokens per second."""
         if not probs:
             return 0
         tokens = batch.requests + np.concatenate([[0.0], np.cumsum(probs)])
-        speed = tokens / self.cost.many(batch.rows + np.arange(len(tokens)))
+        speed = tokens / self._seconds(batch, np.arange(len(tokens)))
         best = int(speed.argmax())
         return best if speed[best] > _WORTH * speed[0] else 0
 

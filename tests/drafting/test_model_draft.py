@@ -1,0 +1,109 @@
+"""A draft model draws as the target will, for a whole batch at once."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from drafting.merge import path_probs
+from drafting.model_draft import MAX_LEVELS, ModelAsk, ModelDrafter
+from drafting.source import DraftRequest
+from drafting.tree import ROOT
+
+GREEDY = DraftRequest(prompt=(1,))
+
+
+def top_chain(tree):
+    """The first child of every node along the surest way."""
+    node, path = ROOT, []
+    while below := [i for i, parent in enumerate(tree.parents) if parent == node]:
+        node = max(below, key=lambda child: tree.confidence[child])
+        path.append(tree.tokens[node])
+    return path
+
+
+def test_at_temperature_0_the_surest_way_is_the_models_own_text(sure_model):
+    tree = ModelDrafter(sure_model).open(GREEDY).propose([1], max_nodes=16)
+    last, expected = 1, []
+    for _ in top_chain(tree):
+        last = int(sure_model.logprobs(last).argmax())
+        expected.append(last)
+    assert top_chain(tree) == expected
+    assert len(expected) >= 3
+
+
+def test_above_it_children_are_the_best_of_logits_and_the_targets_noise(table_model, noise):
+    request = DraftRequest(prompt=(1,), temperature=0.7, noise=noise)
+    context = [3, 1]
+    tree = ModelDrafter(table_model).open(request).propose(context, max_nodes=16)
+    for depth, token in enumerate(top_chain(tree)):
+        last = (context[-1:] + top_chain(tree))[depth]
+        scores = table_model.logprobs(last) / 0.7 + noise(len(context) + depth, np.arange(50))
+        assert token == scores.argmax()
+
+
+def test_the_target_agrees_more_often_with_shared_noise_than_with_other(noise):
+    rng = np.random.default_rng(0)
+    agreed = {"shared": 0, "own": 0}
+    for position in range(300):
+        target = rng.normal(0, 2.5, 500)
+        draft = target + rng.normal(0, 0.7, 500)
+        wanted = (target + noise(position, np.arange(500))).argmax()
+        agreed["shared"] += (draft + noise(position, np.arange(500))).argmax() == wanted
+        agreed["own"] += (draft + noise(position + 1000, np.arange(500))).argmax() == wanted
+    assert agreed["shared"] > 3 * agreed["own"]
+
+
+def test_a_batch_takes_one_forward_for_each_level(table_model):
+    drafter = ModelDrafter(table_model)
+    sessions = [drafter.open(GREEDY) for _ in range(5)]
+    asks = [ModelAsk(s, [1, n], 12, levels=3) for n, s in enumerate(sessions)]
+    drafter.propose_batch(asks)
+    assert len(table_model.forwards) <= 3
+    assert len(table_model.forwards[0]) == 5
+
+
+def test_a_batch_gives_each_request_what_it_would_get_alone(table_model, noise):
+    drafter = ModelDrafter(table_model)
+    sampled = DraftRequest(prompt=(1,), temperature=1.0, noise=noise)
+    asks = [
+        ModelAsk(drafter.open(sampled), [1, 2, 3], 9),
+        ModelAsk(drafter.open(sampled), [4], 5, levels=1),
+        ModelAsk(drafter.open(sampled), [5], 0),
+    ]
+    together = drafter.propose_batch(asks)
+    assert together == [drafter.propose_batch([ask])[0] for ask in asks]
+    assert [max(tree.depths(), default=0) for tree in together][1:] == [1, 0]
+
+
+def test_forwards_are_bounded(sure_model):
+    drafter = ModelDrafter(sure_model, min_path_prob=0.0)
+    drafter.open(GREEDY).propose([1], max_nodes=1000)
+    assert len(sure_model.forwards) == MAX_LEVELS
+
+
+def test_unlikely_paths_are_not_expanded(table_model):
+    drafter = ModelDrafter(table_model, min_path_prob=0.3)
+    tree = drafter.open(GREEDY).propose([1], max_nodes=64)
+    probs = path_probs(tree)
+    expanded = {parent for parent in tree.parents if parent != ROOT}
+    assert all(probs[node] >= 0.3 for node in expanded)
+
+
+def test_partial_trees_only_grow_between_forwards(table_model):
+    ModelDrafter(table_model, min_path_prob=0.01).open(GREEDY).propose([1], max_nodes=30)
+    queries = [forward[0] for forward in table_model.forwards]
+    assert len(queries) > 2
+    for before, after in pairwise(queries):
+        assert after.tree_tokens[: len(before.tree_tokens)] == before.tree_tokens
+        assert after.tree_parents[: len(before.tree_parents)] == before.tree_parents
+
+
+def test_the_models_state_is_reserved_at_the_first_draft_and_freed_at_the_end(table_model):
+    session = ModelDrafter(table_model).open(GREEDY)
+    assert not table_model.live
+    session.propose([1], max_nodes=2)
+    assert len(table_model.live) == 1
+    session.close()
+    assert not table_model.live
