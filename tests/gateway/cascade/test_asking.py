@@ -1,0 +1,100 @@
+"""What a tier is sent, and what of its log-probs a client sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.cascade.answer import Answer, Choice
+from gateway.cascade.asking import plain_question, question
+from gateway.generation import Delta, Usage
+
+ALL = SimpleNamespace(capabilities=frozenset({"prediction", "logprobs", "drafts"}))
+
+
+def answer(*texts: str) -> Answer:
+    choices = tuple(Choice(text=text, finish_reason="stop") for text in texts)
+    return Answer(tier="t", choices=choices, usage=Usage())
+
+
+def test_nothing_is_added_when_there_is_nothing_to_add(make_job: Any) -> None:
+    job = make_job()
+    asked = question(job, ALL)
+    assert (asked.body, asked.added, asked.handed_up) == (job.body, False, ())
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        ({}, (True, 2)),
+        ({"logprobs": False}, (True, 2)),
+        ({"logprobs": True}, (True, 2)),
+        ({"logprobs": True, "top_logprobs": 1}, (True, 2)),
+        ({"logprobs": True, "top_logprobs": 20}, (True, 20)),
+    ],
+)
+def test_the_judge_gets_its_rivals_and_the_client_no_fewer_than_asked(
+    make_job: Any, body: Any, sent: Any
+) -> None:
+    asked = question(make_job(body=body), ALL, judge_rivals=2).body
+    assert (asked["logprobs"], asked["top_logprobs"]) == sent
+
+
+@pytest.mark.parametrize(("wanted", "sent"), [(None, 2), (0, 2), (1, 2), (5, 5)])
+def test_text_completions_count_rivals_in_one_field(
+    make_job: Any, wanted: int | None, sent: int
+) -> None:
+    body = {"prompt": "x"} | ({} if wanted is None else {"logprobs": wanted})
+    job = replace(make_job(endpoint="completions"), body=body)
+    asked = question(job, ALL, judge_rivals=2)
+    assert asked.body["logprobs"] == sent
+    assert asked.rivals == wanted
+
+
+def test_the_clients_body_is_never_changed(make_job: Any) -> None:
+    job = make_job()
+    before = dict(job.body)
+    question(job, ALL, judge_rivals=2, rejected=[answer("a"), answer("b")])
+    assert job.body == before
+
+
+def test_several_choices_go_up_as_drafts_without_repetition(make_job: Any) -> None:
+    job = make_job(body={"n": 3})
+    asked = question(job, ALL, rejected=[answer("old", "a", ""), answer("a", "b", "a")])
+    assert "prediction" not in asked.body
+    texts = [draft["text"] for draft in asked.body["spillway"]["drafts"]]
+    assert texts == ["a", "b", "old"]
+    plain = SimpleNamespace(capabilities=frozenset({"prediction"}))
+    assert question(job, plain, rejected=[answer("a", "b", "c")]).handed_up == ()
+
+
+def test_an_empty_answer_is_not_handed_up(make_job: Any) -> None:
+    assert question(make_job(), ALL, rejected=[answer("")]).handed_up == ()
+
+
+def test_at_most_as_many_drafts_are_sent_as_an_engine_takes(make_job: Any) -> None:
+    job = make_job(body={"n": 40})
+    many = question(job, ALL, rejected=[answer(*(str(at) for at in range(40)))])
+    assert len(many.body["spillway"]["drafts"]) == 16
+
+
+ENTRY = {"token": "a", "logprob": -0.1, "top_logprobs": [{"token": "a"}, {"token": "b"}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "rivals"),
+    [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 1}, 1)],
+)
+def test_a_client_sees_the_log_probs_it_asked_for(
+    make_job: Any, body: Any, rivals: int | None
+) -> None:
+    shown = plain_question(make_job(body=body)).shown(Delta(text="a", logprobs=(ENTRY,)))
+    if rivals is None:
+        assert shown.logprobs is None
+    else:
+        assert shown.logprobs is not None
+        assert shown.logprobs[0]["top_logprobs"] == ENTRY["top_logprobs"][:rivals]  # type: ignore[index]
+    assert len(ENTRY["top_logprobs"]) == 2  # type: ignore[arg-type]
