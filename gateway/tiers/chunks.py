@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.errors import TierBroken
 from gateway.generation import Delta, Endpoint, Json, TierDone, Usage
@@ -39,7 +39,10 @@ class Progress:
             self.fingerprint = chunk["system_fingerprint"]
         if isinstance(chunk.get("spillway"), dict):
             self.receipt = chunk["spillway"]
-        for choice in chunk.get("choices") or ():
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list):
+            raise TierBroken(f"got choices of type {type(choices).__name__}; expected an array")
+        for choice in choices:
             yield from self._choice(choice)
 
     def _choice(self, choice: Any) -> Iterator[Delta]:
@@ -59,15 +62,15 @@ class Progress:
         try:
             if self.endpoint == "chat":
                 text = (choice.get("delta") or {}).get("content") or ""
-                entries = (choice.get("logprobs") or {}).get("content")
+                entries = (choice.get("logprobs") or {}).get("content") or []
             else:
                 text = choice.get("text") or ""
                 entries = _entries(choice.get("logprobs") or {})
             return Delta(
                 choice=int(choice.get("index") or 0),
-                text=str(text),
-                logprobs=tuple(entries) if entries else None,
-                finish_reason=choice.get("finish_reason"),
+                text=_checked(text, str),
+                logprobs=tuple(_checked(one, dict) for one in entries) or None,
+                finish_reason=_checked(choice.get("finish_reason") or "", str) or None,
             )
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise TierBroken(f"got a chunk of unexpected shape ({error})") from None
@@ -105,9 +108,25 @@ def _count(table: Any, key: str) -> int:
     return value if isinstance(value, int) and value >= 0 else 0
 
 
+_Checked = TypeVar("_Checked")
+
+
+def _checked(value: Any, kind: type[_Checked]) -> _Checked:
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
+    return value
+
+
+def _constant(name: str) -> float:
+    """JSON has no infinity; minus infinity as a log-prob has a value of OpenAI's."""
+    if name == "-Infinity":
+        return -9999.0
+    raise ValueError(f"{name} is no number")
+
+
 def _object(payload: str) -> dict[str, Any]:
     try:
-        chunk = json.loads(payload)
+        chunk = json.loads(payload, parse_constant=_constant)
     except (ValueError, RecursionError):
         raise TierBroken(f"got a chunk that is not JSON: {payload[:80]!r}") from None
     if not isinstance(chunk, dict):
