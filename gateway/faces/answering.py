@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -12,8 +11,8 @@ from aiohttp import web
 
 from gateway.errors import ApiError, TierBroken
 from gateway.faces.front import AUTO, FRONT, Front
+from gateway.faces.merging import Events, answers
 from gateway.generation import (
-    Answerer,
     AnswerEvent,
     Delta,
     Endpoint,
@@ -30,8 +29,6 @@ from gateway.wire.render import Choice, Chunks, dump, new_head, sum_usage, whole
 from gateway.wire.stream import send_events
 
 ANSWERED_BY = web.RequestKey("answered_by", str)
-_AT_ONCE = 8  # prompts of one request answered side by side
-_AHEAD = 64  # events that may wait for a slow reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +146,6 @@ def _less(job: Job, waited_s: float) -> Job:
     return replace(job, deadline_s=job.deadline_s - waited_s)
 
 
-Events = AsyncGenerator[tuple[int, AnswerEvent]]
-
-
 async def _whole(
     request: web.Request, front: Front, progress: Progress, events: Events
 ) -> web.StreamResponse:
@@ -227,64 +221,3 @@ def _headers(progress: Progress) -> dict[str, str]:
 def _is_hit(cache_status: str) -> bool:
     """Whether an RFC 9211 value says `hit`."""
     return "hit" in (parameter.strip() for parameter in cache_status.split(";"))
-
-
-async def answers(answerer: Answerer, jobs: Sequence[Job]) -> Events:
-    """Events of all jobs as they come, each with the number of its job."""
-    if len(jobs) > 1:
-        async with aclosing(_side_by_side(answerer, jobs)) as events:
-            async for event in events:
-                yield event
-        return
-    async with aclosing(_one(answerer, jobs[0])) as only:
-        async for one in only:
-            yield 0, one
-
-
-async def _one(answerer: Answerer, job: Job) -> AsyncGenerator[AnswerEvent]:
-    answer = answerer.answer(job)
-    try:
-        async for event in answer:
-            yield event
-    finally:
-        close = getattr(answer, "aclose", None)
-        if close is not None:
-            await close()
-
-
-async def _side_by_side(answerer: Answerer, jobs: Sequence[Job]) -> Events:
-    turns = asyncio.Semaphore(_AT_ONCE)
-    queue: asyncio.Queue[tuple[int, AnswerEvent | Exception | None]] = asyncio.Queue(_AHEAD)
-    tasks = {asyncio.create_task(_feed(answerer, *one, turns, queue)) for one in enumerate(jobs)}
-    try:
-        left = len(tasks)
-        while left:
-            at, event = await queue.get()
-            if isinstance(event, Exception):
-                raise event
-            if event is None:
-                left -= 1
-            else:
-                yield at, event
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-async def _feed(
-    answerer: Answerer,
-    at: int,
-    job: Job,
-    turns: asyncio.Semaphore,
-    queue: asyncio.Queue[tuple[int, AnswerEvent | Exception | None]],
-) -> None:
-    """Put the events of one answer in the queue, then None, or what went wrong."""
-    try:
-        async with turns, aclosing(_one(answerer, job)) as events:
-            async for event in events:
-                await queue.put((at, event))
-    except Exception as error:
-        await queue.put((at, error))
-    else:
-        await queue.put((at, None))

@@ -216,7 +216,9 @@ async def test_an_unknown_route_or_method_is_refused_in_shape(
 async def test_a_body_cut_short_or_too_slow_frees_its_place(start: Any) -> None:
     async with start(body_timeout_s=0.05) as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+        )
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
         assert b" 408 " in head.splitlines()[0]
         writer.close()
