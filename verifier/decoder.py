@@ -93,6 +93,14 @@ class Decoder:
         self.counts.step_seconds += time.perf_counter() - started
         return outputs
 
+    def abandon(self, error: str) -> list[StepOutput]:
+        """End every running choice with ``error`` after a step broke; waiting ones may go on."""
+        running = list(self.scheduler.running)
+        outputs = [_failed(choice, error) for choice in running]
+        for choice in running:
+            self.scheduler.finish(choice)
+        return outputs
+
     def _drafted(self, chunks: Sequence[Chunk]) -> list[Work]:
         """Hang a draft tree on every chunk that ends with the newest token."""
         asking = [chunk for chunk in chunks if self._may_draft(chunk)]
@@ -166,8 +174,9 @@ class Decoder:
         """Take what the target accepts of one tree, up to the earliest stop."""
         choice = work.chunk.choice
         if not scores.usable[rows].all():
-            committed.append(_committed(work, ()))
-            return self._failed(choice)
+            assert choice.lease is not None
+            self.cache.rows.wipe(choice.lease.slot)
+            return _failed(choice, "the model gave scores that are not finite")
         verdict = choice.sampler.verify(work.tree, scores.values[rows], greedy=scores.greedy[rows])
         taken = choice.output.take(verdict.tokens)
         tokens = verdict.tokens[: taken.kept]
@@ -189,16 +198,6 @@ class Decoder:
             receipt=choice.receipt(now) if taken.finish_reason else None,
         )
 
-    def _failed(self, choice: Choice) -> StepOutput:
-        return StepOutput(
-            request_id=choice.request.request_id,
-            choice=choice.request.choice,
-            tokens=(),
-            text="",
-            receipt=choice.receipt(time.perf_counter()),
-            error="the model gave scores that are not finite",
-        )
-
     def _account(self, work: Work, verdict: Verdict, kept: int, path: Sequence[int]) -> None:
         choice, counts, tree = work.chunk.choice, self.counts, work.tree
         tally = choice.tally
@@ -218,6 +217,17 @@ class Decoder:
             counts.accepted_by_source.update(tree.sources[node])
         if self.drafting is not None and choice.drafts is not None:
             self.drafting.credit(choice.drafts, tree, path, verdict.tokens[:kept])
+
+
+def _failed(choice: Choice, error: str) -> StepOutput:
+    return StepOutput(
+        request_id=choice.request.request_id,
+        choice=choice.request.choice,
+        tokens=(),
+        text="",
+        receipt=choice.receipt(time.perf_counter()),
+        error=error,
+    )
 
 
 def _wanted(works: Sequence[Work]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 Decode = Callable[[Sequence[int]], str]
 
 BROKEN = "\ufffd"  # what decoders show for a code point whose bytes are not all there
+_WINDOW = 12  # tokens decoded again for every new one, at most, before the oldest are let go
 
 
 class TextPieces:
@@ -15,9 +16,9 @@ class TextPieces:
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self._tokens: list[int] = []  # the last released token(s), then those still held
-        self._held_from = 0
-        self._released = ""  # text of the part before ``_held_from``
+        self._tokens: list[int] = []  # a few released ones as context, then those still held
+        self._released = ""  # text of the context
+        self._context = 0
 
     def push(self, token: int) -> str:
         """Text that became complete with ``token``; empty while a code point is open."""
@@ -33,10 +34,12 @@ class TextPieces:
 
     def _release(self, text: str) -> str:
         piece = text[len(self._released) :]
-        # One run of context is kept: some decoders drop a space at the start of what they decode.
-        self._tokens = self._tokens[self._held_from :]
-        self._held_from = len(self._tokens)
-        self._released = self._decode(self._tokens)
+        if len(self._tokens) > _WINDOW:
+            # Some decoders drop a space at the start of what they decode, so a token stays.
+            self._tokens = self._tokens[self._context :]
+            text = self._decode(self._tokens)
+        self._context = len(self._tokens)
+        self._released = text
         return piece
 
 

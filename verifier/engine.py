@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from verifier.intake import Intake
 from verifier.loading import LoadedModel
 from verifier.request import GenerationRequest, SourceCount, StepOutput
 from verifier.setup import build_decoder
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SOURCES = (
     "prompt_lookup", "prediction", "rejected_answer", "near_hit", "recent_answer", "draft_model",
@@ -125,8 +128,12 @@ class Engine:
     def step(self) -> list[StepOutput]:
         """One iteration over every model with work; [] when idle."""
         outputs = self._take_in()
-        for decoder in self._decoders.values():
-            outputs += decoder.step()
+        for name, decoder in self._decoders.items():
+            try:
+                outputs += decoder.step()
+            except Exception as error:  # one model's fault must not end the other's requests
+                logger.exception("a step of model %s failed", name)
+                outputs += decoder.abandon(f"internal error: {type(error).__name__}")
         ended = [output for output in outputs if output.receipt is not None]
         with self._lock:
             for output in ended:

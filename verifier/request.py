@@ -104,8 +104,8 @@ class DecodeReceipt:
 class StepOutput:
     """What one verification step gave one choice. Text is complete code points, never a split one.
 
-    ``text`` may lag behind ``tokens`` while a stop string could still complete. The last output of a
-    choice carries ``finish_reason`` and ``receipt``.
+    ``text`` may lag behind ``tokens`` while a stop string could still complete. The last output of
+    a choice carries ``receipt``, and ``finish_reason`` or, if it could not be finished, ``error``.
     """
 
     request_id: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -85,12 +86,19 @@ class ContextRows:
         paged = (shape.layers, pages, page_size, 2 * shape.heads, shape.head_size)
         return rows.view(paged).transpose(0, 1)
 
+    def wipe(self, slot: int) -> None:
+        """Zero a slot, so that nothing in it can reach a neighbour through a masked weight."""
+        self.kv[:, slot] = 0
+
     def _empty(self, slots: int, capacity: int) -> Tensor:
+        # Zeros, not garbage: a masked weight of 0 times a stray NaN would still be NaN. NumPy asks
+        # the system for zeroed pages, which cost nothing until they are touched.
         shape = self.shape
-        # Zeros, not garbage: a masked weight of 0 times a stray NaN would still be NaN.
-        return torch.zeros(
-            (shape.layers, slots, capacity, 2 * shape.heads, shape.head_size), dtype=shape.dtype
-        )
+        full = (shape.layers, slots, capacity, 2 * shape.heads, shape.head_size)
+        size = prod(full) * shape.dtype.itemsize
+        if not size:
+            return torch.empty(full, dtype=shape.dtype)
+        return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(shape.dtype).view(full)
 
     def _take(self, kv: Tensor) -> None:
         self.kv = kv

@@ -19,6 +19,7 @@ from verifier.decoder import Decoder
 from verifier.draft_model import DraftNetwork
 from verifier.errors import ModelRefused
 from verifier.loading import LoadedModel
+from verifier.memory import free_bytes
 from verifier.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def build_decoder(
     """
     model = models[name]
     counts = Counts()
-    cache = KeyValueCache(
-        model.network.cache_shape, pages=_pages(model, config), page_size=config.page_size
-    )
+    pages = _pages(model, config)
+    _check_memory(model, pages * config.page_size)
+    cache = KeyValueCache(model.network.cache_shape, pages=pages, page_size=config.page_size)
     scheduler = Scheduler(
         cache, counts, max_running=config.max_running, step_tokens=config.step_tokens
     )
@@ -54,6 +55,16 @@ def _pages(model: LoadedModel, config: EngineConfig) -> int:
     size = config.page_size
     affordable = config.cache_bytes // (model.network.cache_shape.bytes_per_token * size)
     return max(affordable, -(-model.max_model_len // size))  # one full context always fits
+
+
+def _check_memory(model: LoadedModel, tokens: int) -> None:
+    """Pages, and as much again for the contexts at hand."""
+    needed, free = 2 * tokens * model.network.cache_shape.bytes_per_token, free_bytes()
+    if free is not None and needed > free:
+        raise ModelRefused(
+            f"keys and values of {model.name!r} need about {needed / 2**20:.0f} MiB for {tokens} "
+            f"tokens, but only {free / 2**20:.0f} MiB are free"
+        )
 
 
 def _cost(name: str, models: Mapping[str, LoadedModel], costs: dict[str, StepCost]) -> StepCost:

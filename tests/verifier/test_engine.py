@@ -6,10 +6,12 @@ import threading
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
+import verifier.setup
 from verifier.engine import Engine
 from verifier.errors import ContextOverflow, ModelRefused, QueueFull, RequestRefused
-from verifier.loading import LoadedModel
+from verifier.loading import LoadedModel, load_model
 from verifier.request import SamplingParams, Speculation, StopRules
 
 PROMPT = tuple(range(10, 50))
@@ -207,3 +209,44 @@ def test_two_models_are_served_side_by_side(
     apart = [drive.tokens(drive.run(engine, request)[0]) for request in requests]
     assert together == apart
     assert together[0] != together[1]
+
+
+def test_scores_that_are_not_finite_end_that_request_alone(make_model: Any, drive: Any) -> None:
+    """One token's embedding is broken; a request with it fails, its neighbours do not notice."""
+    model = load_model(make_model(LlamaConfig, 3), name="llama")
+    model.network.embedding[77] = float("nan")
+    fine = [PROMPT, PROMPT[:5]]
+    requests = [drive.request(prompt, name=str(index)) for index, prompt in enumerate(fine)]
+    engine = drive.engine(model)
+    expected = [drive.tokens(outputs) for outputs in drive.run(engine, *requests)]
+    broken = drive.request((77, *PROMPT), name="broken")
+    for _ in range(2):
+        [failed, *others] = drive.run(engine, broken, *requests)
+        assert "not finite" in failed[-1].error
+        assert failed[-1].receipt is not None
+        assert [drive.tokens(outputs) for outputs in others] == expected
+    assert is_empty(engine)
+
+
+def test_a_step_that_breaks_ends_what_runs_and_the_engine_lives_on(
+    llama: LoadedModel, drive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = drive.engine(llama, max_running=1)
+    for name in "ab":
+        engine.submit(drive.request(PROMPT, name=name))
+    engine.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(llama.network), "forward", lambda *_: 1 / 0)
+        [broken] = engine.step()
+    assert (broken.request_id, broken.error) == ("a", "internal error: ZeroDivisionError")
+    found = drive.drain(engine)
+    assert len(drive.tokens(found["b", 0])) == 24
+    assert is_empty(engine)
+
+
+def test_memory_for_keys_and_values_is_predicted(
+    llama: LoadedModel, drive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier.setup, "free_bytes", lambda: 1_000_000)
+    with pytest.raises(ModelRefused, match=r"keys and values of 'llama' need about .* MiB"):
+        drive.engine(llama)
