@@ -61,9 +61,7 @@ def _turns(rng: Random) -> int:
     return rng.randint(2, 4) if kind < MANY_TURNS + SEVERAL_TURNS else 1
 
 
-def _chats(
-    tokenizer: PreTrainedTokenizerFast, tasks: Iterator[Task], rng: Random
-) -> list[Chat]:
+def _chats(tokenizer: PreTrainedTokenizerFast, tasks: Iterator[Task], rng: Random) -> list[Chat]:
     plans = [[next(tasks) for _ in range(_turns(rng))] for _ in range(POOL)]
     texts = [text for plan in plans for task in plan for text in (task.prompt, task.answer)]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])

@@ -18,9 +18,7 @@ from demo.transformer import Transformer
 def export(model: Transformer, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write config, weights (bfloat16), generation config and tokenizer into `folder`."""
     llama = LlamaForCausalLM(_config(model, tokenizer)).bfloat16()
-    missing, unexpected = llama.load_state_dict(_state(model), strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    llama.tie_weights()
+    llama.load_state_dict(_state(model))
     llama.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -45,7 +43,7 @@ def _config(model: Transformer, tokenizer: PreTrainedTokenizerFast) -> LlamaConf
         max_position_embeddings=CONTEXT,
         rms_norm_eps=NORM_EPSILON,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -55,7 +53,11 @@ def _config(model: Transformer, tokenizer: PreTrainedTokenizerFast) -> LlamaConf
 def _state(model: Transformer) -> dict[str, Tensor]:
     r = model.recipe
     grouped = r.kv_heads * r.head_size
-    state = {"model.embed_tokens.weight": model.embedding, "model.norm.weight": model.final_norm}
+    state = {
+        "model.embed_tokens.weight": model.embedding,
+        "model.norm.weight": model.final_norm,
+        "lm_head.weight": model.head,
+    }
     for place, layer in enumerate(model.layers):
         query, key, value = layer.qkv.split([r.heads * r.head_size, grouped, grouped])
         gate, up = layer.gate_up.chunk(2)

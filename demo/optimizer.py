@@ -20,7 +20,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+        x = torch.baddbmm(
+            x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445
+        )
     return x.mT if tall else x
 
 
@@ -67,11 +69,12 @@ class Muon:
 
 
 class Adam:
-    """Adam without weight decay."""
+    """Adam without weight decay; each weight has its own rate."""
 
-    def __init__(self, weights: list[Tensor], rate: float) -> None:
-        self.weights, self.rate, self.count = weights, rate, 0
-        self.masters = [weight.detach().float() for weight in weights]
+    def __init__(self, rated: list[tuple[Tensor, float]]) -> None:
+        self.weights, self.rates = [list(column) for column in zip(*rated)]
+        self.count = 0
+        self.masters = [weight.detach().float() for weight in self.weights]
         self.means = [torch.zeros_like(master) for master in self.masters]
         self.squares = [torch.zeros_like(master) for master in self.masters]
 
@@ -80,14 +83,14 @@ class Adam:
         """One update at `share` of the full rate; gradients are cleared."""
         self.count += 1
         first, second = (1 - beta**self.count for beta in BETAS)
-        rows = zip(self.weights, self.masters, self.means, self.squares)
-        for weight, master, mean, square in rows:
+        rows = zip(self.weights, self.rates, self.masters, self.means, self.squares)
+        for weight, rate, master, mean, square in rows:
             assert weight.grad is not None
             grad = weight.grad.float()
             mean.lerp_(grad, 1 - BETAS[0])
             square.lerp_(grad.square(), 1 - BETAS[1])
             root = (square / second).sqrt_().add_(1e-8)
-            master.addcdiv_(mean / first, root, value=-self.rate * share)
+            master.addcdiv_(mean / first, root, value=-rate * share)
             weight.copy_(master)
             weight.grad = None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 ModelName = Literal["brook", "creek", "river"]
 
@@ -22,20 +22,24 @@ class Recipe:
     head_size: int = 32
     batch_tokens: int = 4096
     warmup_steps: int = 60
-    matrix_rate: float = 0.02
-    vector_rate: float = 0.003
+    matrix_rate: float = 0.007
+    early_rate: float = 3.0
+    vector_rate: float = 0.002
+    embedding_rate: float = 0.03
+    easy_batches: int = 300
     seed: int = 1
 
     def rate_at(self, step: int) -> float:
         """Share of the full learning rate: warm-up, level, then linear decay to nothing."""
         rising = (step + 1) / self.warmup_steps
         falling = (self.steps - step) / self.decay_steps
-        return max(0.0, min(1.0, rising, falling))
+        early = self.early_rate if step < self.easy_batches else 1.0
+        return early * max(0.0, min(1.0, rising, falling))
 
 
 RECIPES: Mapping[ModelName, Recipe] = {
     "brook": Recipe(
-        name="brook", layers=2, width=128, inner=352, heads=4, kv_heads=2,
+        name="brook", layers=2, width=128, inner=352, heads=4, kv_heads=2, easy_batches=1200,
         steps=1500, decay_steps=500,
     ),
     "creek": Recipe(
@@ -49,19 +53,8 @@ RECIPES: Mapping[ModelName, Recipe] = {
 }  # fmt: skip
 
 
-class Stage(NamedTuple):
-    """An easy beginning: so many small batches of a few families."""
-
-    batches: int
-    tokens: int
-    families: frozenset[str]
-
-
-STAGES = (
-    Stage(300, 1024, frozenset({"copy"})),
-    Stage(300, 2048, frozenset({"copy", "reverse", "capitals", "lookup", "make-json", "add"})),
-)
-"""Copying is what most families build on, and it is learnt fastest alone."""
+EASY_FAMILY, EASY_TOKENS = "copy", 1024
+"""Every model begins with small batches of copying: most families build on it."""
 
 CONTEXT = 2048
 ROPE_THETA = 10_000.0

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from demo.conversations import Batch, batches
 from demo.export import export
 from demo.optimizer import Adam, Muon
-from demo.recipe import STAGES, Recipe
+from demo.recipe import EASY_FAMILY, EASY_TOKENS, Recipe
 from demo.tasks import FAMILIES
 from demo.transformer import Transformer
 
@@ -31,7 +31,7 @@ class Places:
 def loss_of(model: Transformer, batch: Batch) -> Tensor:
     """Weighted cross-entropy over the answer tokens alone."""
     hidden = model.hidden(batch.tokens).flatten(0, 1)[batch.places]
-    logits = functional.linear(hidden, model.embedding).float()
+    logits = functional.linear(hidden, model.head).float()
     losses = functional.cross_entropy(logits, batch.targets, reduction="none")
     return (losses * batch.weights).sum() / batch.weights.sum()
 
@@ -42,7 +42,10 @@ def train(
     """Run the recipe to its end and export the model."""
     model = Transformer(recipe, len(tokenizer))
     muon = Muon(model.matrices(), recipe.matrix_rate)
-    adam = Adam(model.vectors(), recipe.vector_rate)
+    adam = Adam(
+        [(model.embedding, recipe.embedding_rate)]
+        + [(vector, recipe.vector_rate) for vector in model.vectors()]
+    )
     start = _load(places.checkpoint, muon, adam) if resume and places.checkpoint.exists() else 0
     feed = islice(_lessons(recipe, tokenizer), start, recipe.steps)
     progress = _Progress(recipe)
@@ -59,10 +62,9 @@ def train(
 
 
 def _lessons(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
-    """The easy stages, then all families without end."""
-    for stage in STAGES:
-        chosen = [family for family in FAMILIES if family.name in stage.families]
-        yield from islice(batches(tokenizer, recipe.seed, stage.tokens, chosen), stage.batches)
+    """Small batches of copying, then all families without end."""
+    easy = [family for family in FAMILIES if family.name == EASY_FAMILY]
+    yield from islice(batches(tokenizer, recipe.seed, EASY_TOKENS, easy), recipe.easy_batches)
     yield from batches(tokenizer, recipe.seed, recipe.batch_tokens)
 
 

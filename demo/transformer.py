@@ -79,13 +79,14 @@ class Layer:
 
 
 class Transformer:
-    """A Llama whose forward returns the final hidden states; the head is the embedding."""
+    """A Llama whose forward returns the final hidden states."""
 
     def __init__(self, recipe: Recipe, vocabulary: int) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         constant = torch.randn(recipe.width).sign()
-        self.embedding = self._random(vocabulary, recipe.width, scale=0.02)
+        self.embedding = self._random(vocabulary, recipe.width, scale=1.0)
+        self.head = self._random(vocabulary, recipe.width, scale=0.01)
         self.layers = [self._layer() for _ in range(recipe.layers)]
         self._look_back(constant)
         self.final_norm = self._ones()
@@ -120,7 +121,7 @@ class Transformer:
         without it, no model here had found how to copy after three million tokens.
         """
         r = self.recipe
-        self.embedding.add_((constant * 0.02).bfloat16())
+        self.embedding.add_(constant.bfloat16())
         size, half = r.head_size, r.head_size // 2
         frequencies = ROPE_THETA ** -(torch.arange(half) / half)
         strength = torch.where(torch.arange(half) < SHARP_FREQUENCIES, SHARPNESS, 0.0)
@@ -147,9 +148,9 @@ class Transformer:
         return parts
 
     def vectors(self) -> list[Tensor]:
-        """The embedding and the norms."""
+        """The head and the norms."""
         norms = [n for layer in self.layers for n in (layer.attention_norm, layer.inner_norm)]
-        return [self.embedding, *norms, self.final_norm]
+        return [self.head, *norms, self.final_norm]
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Final hidden states (B, L, width) of right-padded `tokens` (B, L)."""
@@ -175,9 +176,9 @@ class Transformer:
         query, key = turned.split([r.heads, r.kv_heads], 2)
         value = fused[:, :, r.heads + r.kv_heads :]
         mixed = _CausalAttention.apply(
-            (query * r.head_size**-0.5).transpose(1, 2).reshape(
-                batch * r.kv_heads, -1, r.head_size
-            ),
+            (query * r.head_size**-0.5)
+            .transpose(1, 2)
+            .reshape(batch * r.kv_heads, -1, r.head_size),
             key.transpose(1, 2).reshape(batch * r.kv_heads, length, r.head_size),
             value.transpose(1, 2).reshape(batch * r.kv_heads, length, r.head_size),
             self._mask[:length, :length],

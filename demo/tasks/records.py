@@ -34,7 +34,7 @@ def _table(people: list[Person]) -> str:
 
 
 def _make_json(rng: Random) -> Instance:
-    size = rng.randint(2, 8)
+    size = rng.randint(1, 6)
     fields: dict[str, str | int | bool] = {
         "name": rng.choice(NAMES),
         "age": rng.randint(10, 98),
@@ -55,7 +55,7 @@ def _plain(value: str | int | bool) -> str:
 
 
 def _edit_json(rng: Random) -> Instance:
-    size, edits = rng.randint(3, 9), rng.randint(1, 3)
+    size, edits = rng.randint(3, 6), rng.randint(1, 2)
     people = _people(rng, size)
     edited, orders = list(people), []
     for place in rng.sample(range(size), edits):
@@ -69,32 +69,18 @@ def _edit_json(rng: Random) -> Instance:
 
 
 def _make_table(rng: Random) -> Instance:
-    size = rng.randint(4, 12)
+    size = rng.randint(4, 10)
     people = _people(rng, size)
     rows = "; ".join(f"{p.name}, {p.age}, {p.city}, {p.job}" for p in people)
     return Instance({"rows": rows}, _table(people), size)
 
 
 def _read_table(rng: Random) -> Instance:
-    size = rng.randint(2, 12)
+    size = rng.randint(2, 6)
     people = _people(rng, size)
     wanted, key = rng.choice(people), rng.choice(("age", "city", "job"))
     fields = {"table": _table(people), "key": key, "name": wanted.name}
     return Instance(fields, str(getattr(wanted, key)), size)
-
-
-def _oldest(rng: Random) -> Instance:
-    size = rng.randint(2, 12)
-    people = _people(rng, size)
-    fields = {"table": _table(people)}
-    return Instance(fields, max(people, key=lambda person: person.age).name, size)
-
-
-def _sort_table(rng: Random) -> Instance:
-    size = rng.randint(3, 9)
-    people = _people(rng, size)
-    fields = {"table": _table(people)}
-    return Instance(fields, _table(sorted(people, key=lambda person: person.age)), size)
 
 
 FAMILIES = (
@@ -139,26 +125,5 @@ FAMILIES = (
             "{table}\n\nTell me {name}'s {key}.",
         ),
         _read_table,
-    ),
-    Family(
-        "oldest",
-        (
-            "{table}\nWho is the oldest?",
-            "Which person in this table has the highest age?\n{table}",
-            "{table}\n\nName the person with the greatest age.",
-            "Who in the table is older than all others?\n{table}",
-        ),
-        _oldest,
-    ),
-    Family(
-        "sort-table",
-        (
-            "Sort this table by age, youngest first.\n{table}",
-            "{table}\nWrite the table again with the ages going up.",
-            "Order the rows by age.\n\n{table}",
-            "{table}\n\nSort the people from youngest to oldest.",
-        ),
-        _sort_table,
-        long=True,
     ),
 )

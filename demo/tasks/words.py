@@ -2,20 +2,16 @@
 
 NOUNS = tuple(
     """apple bird boat book bread bridge bus cake candle car castle cat chair cloud coat coin corn
-    crow cup desk dog door dress drum duck egg farm fish flag flower forest fork fox frog garden
-    gate ghost glass glove goat gold grape grass guitar hammer hat hill horse house ice island jar
-    jacket key king kite knife ladder lake lamp leaf lemon letter lion map market melon milk mirror
-    moon mouse nail needle nest ocean olive onion orange oven owl paint palace paper peach pear
-    pearl pencil piano pilot pizza planet plate pocket pony potato prince queen rabbit rain ribbon
-    ring river road robot rock roof rope rose sail salt sand school sheep shell ship shirt shoe
-    silver sister snake snow soap sock spoon spring star stone storm street sugar sun table tent
-    tiger toast tower toy train tree truck tulip uncle valley violin wagon wall watch water whale
-    wheel window wolf wood yard zebra""".split()
+    cup desk dog door drum duck egg farm fish flag flower forest fork fox frog garden gate ghost
+    glass goat gold grape guitar hammer hat hill horse house ice island jar key king kite knife
+    lake lamp leaf lemon letter lion map market milk mirror moon mouse nail needle nest ocean
+    olive orange owl paint palace pear pencil piano pilot plate potato queen rabbit rain ring
+    river road rock rope rose salt school ship shoe snake soap star street sun table tiger tower
+    tree truck violin wagon water window wolf yard zebra""".split()
 )
 ADJECTIVES = tuple(
-    """big blue bright brown busy clean cold dark deep dry empty fast fresh funny gray green happy
-    heavy hot large little loud low new old pink quiet red round sad sharp short shy slow small
-    soft strong sweet tall thin tiny warm white wide wild yellow young""".split()
+    """big blue brown clean cold dark dry empty fast green happy heavy hot little long new old
+    quiet red round sad short slow small soft strong tall warm white young""".split()
 )
 VERBS = tuple(
     """watched found moved carried painted followed liked lost cleaned pushed touched covered
