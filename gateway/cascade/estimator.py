@@ -49,7 +49,7 @@ class TrainedOutlook:
         """See ``Outlook``."""
         return self.reading.probabilities
 
-    def score(self, tier: str, choice: Choice) -> float | None:
+    def score(self, tier: str, choice: Choice, tokens: int | None) -> float | None:
         """See ``Outlook``."""
         if self.judge is None or tier not in self.judge.tiers:
             return self.reading.probabilities.get(tier)
@@ -60,6 +60,7 @@ class TrainedOutlook:
                 answer=choice.text,
                 entries=choice.logprobs,
                 finish_reason=choice.finish_reason,
+                tokens=tokens,
             )
         )
 

@@ -17,8 +17,11 @@ class Outlook(Protocol):
         """Calibrated P(this tier's answer is good | request) by tier name."""
         ...
 
-    def score(self, tier: str, choice: Choice) -> float | None:
-        """P(good | request, answer) of one choice; None when nobody can tell for this tier."""
+    def score(self, tier: str, choice: Choice, tokens: int | None) -> float | None:
+        """P(good | request, answer) of one choice of ``tokens``, None if that is unknown.
+
+        None when nobody can tell for this tier.
+        """
         ...
 
 

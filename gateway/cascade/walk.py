@@ -253,8 +253,9 @@ class Walk:
         outlook = self._asked.outlook
         if outlook is None:
             return None
+        tokens = answer.usage.completion_tokens if len(answer.choices) == 1 else None
         try:
-            score = joint_score([outlook.score(answer.tier, one) for one in answer.choices])
+            score = joint_score([outlook.score(answer.tier, one, tokens) for one in answer.choices])
         except Exception:
             _log.exception("the judge failed on request %s", self._asked.job.request_id)
             return None

@@ -224,7 +224,7 @@ class FixedOutlook:
     probabilities: Mapping[str, float]
     scores: Callable[[str, Choice], float | None]
 
-    def score(self, tier: str, choice: Choice) -> float | None:
+    def score(self, tier: str, choice: Choice, tokens: int | None) -> float | None:
         return self.scores(tier, choice)
 
 

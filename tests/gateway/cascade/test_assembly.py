@@ -1,0 +1,65 @@
+"""The configuration alone decides what stands behind the faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cascade.assembly import initial_policy, open_store, running_cascade
+from gateway.config import Config, RedisConfig
+from gateway.errors import ConfigError
+from gateway.store.memory import MemoryStore
+from gateway.store.redis_store import RedisStore
+
+
+def config(state: Path, **parts: Any) -> Config:
+    tiers = [{"name": name, "url": "http://127.0.0.1:9/v1"} for name in ("brook", "creek", "river")]
+    return Config.model_validate({"tiers": tiers, "state_dir": state, **parts})
+
+
+def test_the_first_policy_is_the_configurations(tmp_path: Path) -> None:
+    chosen = {"thresholds": {"brook": {"start": 0.1, "accept": 0.9}}}
+    policy = initial_policy(config(tmp_path, cascade=chosen))
+    assert policy.document() == {
+        "brook": {"start": 0.1, "accept": 0.9},
+        "creek": {"start": 0.5, "accept": 0.5},
+        "river": {"start": 0.0, "accept": 0.0},
+    }
+
+
+def test_thresholds_for_the_last_tier_are_refused(tmp_path: Path) -> None:
+    chosen = {"thresholds": {"river": {"start": 0.1, "accept": 0.9}}}
+    with pytest.raises(ConfigError, match="river"):
+        initial_policy(config(tmp_path, cascade=chosen))
+
+
+async def test_the_store_is_redis_where_a_url_is_given() -> None:
+    assert isinstance(open_store(RedisConfig()), MemoryStore)
+    shared = open_store(RedisConfig(url="redis://127.0.0.1:9/0"))
+    assert isinstance(shared, RedisStore)
+    await shared.aclose()
+
+
+async def test_a_restart_keeps_the_policy_and_answers_go_on(
+    tmp_path: Path, scripted: Any, speech: Any, make_job: Any
+) -> None:
+    tiers = [scripted(name, speech.says("I am ", name)) for name in ("brook", "creek", "river")]
+    for version in (1, 2):
+        async with running_cascade(config(tmp_path), tiers) as running:
+            assert running.live.current.version == version
+            events = [event async for event in running.cascade.answer(make_job())]
+            assert events[0].tier == "river"
+            await running.live.replace(lambda policy: policy.rungs, expected_etags=None)
+
+
+async def test_it_starts_and_answers_while_redis_is_away(
+    tmp_path: Path, scripted: Any, speech: Any, make_job: Any
+) -> None:
+    tiers = [scripted(name, speech.says("I am ", name)) for name in ("brook", "creek", "river")]
+    away = config(tmp_path, redis={"url": "redis://127.0.0.1:9/0"})
+    async with running_cascade(away, tiers) as running:
+        job = make_job(body={"temperature": 0})
+        events = [event async for event in running.cascade.answer(job)]
+        assert events[0].cache_status == "spillway; fwd=uri-miss; detail=unreachable"
