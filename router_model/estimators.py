@@ -33,7 +33,8 @@ class Candidate:
     regressor: Callable[[], Any]
 
 
-def _boosted(name: str, **shape: Any) -> Candidate:
+def boosted(name: str, **shape: Any) -> Candidate:
+    """Gradient-boosted trees of a shape; equal data gives equal trees."""
     shape |= {"early_stopping": False, "random_state": 0}
     return Candidate(
         name,
@@ -48,7 +49,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         lambda: make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)),
         lambda: make_pipeline(StandardScaler(), Ridge(10.0)),
     ),
-    _boosted(
+    boosted(
         "boosted, small",
         max_iter=80,
         learning_rate=0.08,
@@ -56,7 +57,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         min_samples_leaf=20,
         l2_regularization=1.0,
     ),
-    _boosted(
+    boosted(
         "boosted, middle",
         max_iter=150,
         learning_rate=0.06,

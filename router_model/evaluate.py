@@ -45,11 +45,13 @@ def evaluate(
     *,
     fitting: ScoredTable | None = None,
     heuristics: Mapping[str, Floats] | None = None,
+    dial: Sequence[float] = DIAL,
 ) -> Report:
     """Everything measured, as JSON values; intervals are [estimate, low, high] at 95 %.
 
     ``fitting``: scores of the split ``thresholds``; baselines and the dial are fitted to it as the
     policy was. ``heuristics``: (N,) stand-ins for the router's score, higher where easier.
+    ``dial``: quality goals to solve for.
 
     Raises:
         SplitMismatch: ``test`` is of another split.
@@ -68,7 +70,7 @@ def evaluate(
         },
         "policy": thresholds.document(),
         "cascades": _cascades(test, thresholds, fitting),
-        "dial": [] if fitting is None else _dial(test, fitting),
+        "dial": [] if fitting is None else _dial(test, fitting, dial),
     }
 
 
@@ -77,6 +79,8 @@ def evaluate_outcomes(
     router: Router,
     judge: Judge,
     policy: Mapping[str, Mapping[str, float]],
+    *,
+    dial: Sequence[float] = DIAL,
 ) -> Report:
     """``evaluate`` of a saved router and policy on recorded outcomes, with NaN as None.
 
@@ -92,6 +96,7 @@ def evaluate_outcomes(
         thresholds_from(policy, router.tiers),
         fitting=fitting,
         heuristics={"shorter is easier": -lengths.astype(np.float64)},
+        dial=dial,
     )
     found: Report = _without_nan(report | {"decision_ms": decision_ms(router, table.requests)})
     return found
@@ -258,10 +263,10 @@ _BLINDED: Mapping[str, Callable[[ScoredTable], ScoredTable]] = {
 }
 
 
-def _dial(test: ScoredTable, fitting: ScoredTable) -> list[Report]:
+def _dial(test: ScoredTable, fitting: ScoredTable, goals: Sequence[float]) -> list[Report]:
     """What each quality goal, solved on one split, comes to on the other."""
     found = []
-    for quality in DIAL:
+    for quality in goals:
         try:
             thresholds = fit_thresholds(fitting, Goal(quality))
         except NoSuchPolicy:

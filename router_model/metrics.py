@@ -106,7 +106,7 @@ def cpt(curve: Floats, recovered: float) -> float:
     if not np.isfinite(curve).all():
         return float("nan")
     smooth = _isotonic(curve)
-    reached = np.flatnonzero(smooth >= recovered)
+    reached = np.flatnonzero(smooth >= recovered - 1e-9)
     return float(reached[0]) / (len(curve) - 1) if len(reached) else 1.0
 
 

@@ -1,13 +1,15 @@
-"""A made-up ladder whose right answers depend on family, size and luck, and models trained on it."""
+"""A made-up ladder: its right answers depend on family, size and luck; models trained on it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+from threadpoolctl import threadpool_limits
 
-from router_model.estimators import CANDIDATES
+from router_model.estimators import CANDIDATES, Candidate, boosted
 from router_model.outcomes import Outcome, Split
 from router_model.table import OutcomeTable, table_of
 from router_model.train import Trained, train
@@ -22,7 +24,7 @@ ASKS = {
 WORDS = ("apple", "river", "stone", "cloud", "17", "4", "903", "grün", "window", "lamp")
 
 
-def made_outcomes(split: Split, count: int, seed: int = 0) -> list[Outcome]:
+def _made_outcomes(split: Split, count: int, seed: int = 0) -> list[Outcome]:
     """Outcomes of all tiers on ``count`` prompts; log-probs tell something of what is right."""
     rng = Random(f"{split}/{seed}")
     return [outcome for _ in range(count) for outcome in _of_one_prompt(rng, split)]
@@ -60,19 +62,43 @@ def _of_one_tier(
     )
 
 
-def made_table(split: Split, count: int, seed: int = 0) -> OutcomeTable:
-    """``made_outcomes`` as a table."""
-    return table_of(made_outcomes(split, count, seed), split, TIERS)
+def _made_table(split: Split, count: int, seed: int = 0) -> OutcomeTable:
+    """Made outcomes as a table."""
+    return table_of(_made_outcomes(split, count, seed), split, TIERS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """scikit-learn's threads that share busy cores are many times slower than one."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def made_outcomes() -> Callable[..., list[Outcome]]:
+    return _made_outcomes
+
+
+@pytest.fixture(scope="session")
+def made_table() -> Callable[..., OutcomeTable]:
+    return _made_table
 
 
 @pytest.fixture(scope="session")
 def training_table() -> OutcomeTable:
-    return made_table("router-train", 500)
+    return _made_table("router-train", 400)
 
 
 @pytest.fixture(scope="session")
-def trained(training_table: OutcomeTable) -> Trained:
-    return train(training_table, candidates=CANDIDATES[:2])
+def quick() -> tuple[Candidate, ...]:
+    """A linear and a boosted estimator that are fitted in no time."""
+    shape = {"max_iter": 12, "max_leaf_nodes": 5, "learning_rate": 0.3, "min_samples_leaf": 10}
+    return (CANDIDATES[0], boosted("boosted, tiny", **shape))
+
+
+@pytest.fixture(scope="session")
+def trained(training_table: OutcomeTable, quick: tuple[Candidate, ...]) -> Trained:
+    return train(training_table, candidates=quick)
 
 
 @pytest.fixture(scope="session")
