@@ -72,6 +72,10 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
     def command(self, *words: str) -> bytes:
         """Send one command the plain way and return the first bytes of its reply."""
         parts = [word.encode() for word in words]
