@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ Role = Literal["reader", "operator", "admin", "metrics"]
 ALL_ROLES: frozenset[str] = frozenset(("reader", "operator", "admin", "metrics"))
 DEFAULT_TENANT = "default"
 _LONGEST_KEY = 512  # characters
+_HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(?::\d*)?")
 
 
 class _Entry(BaseModel):
@@ -119,10 +121,9 @@ def may_use(identity: Identity, model: str) -> bool:
 
 
 def host_name(header: str) -> str:
-    """The host of a ``Host`` header, lower case, without port and brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower()
+    """The host of a ``Host`` header, lower case, without port and brackets; "" if it is none."""
+    name = _HOST.fullmatch(header)
+    return (name["v6"] or name["name"]).lower() if name else ""
 
 
 def _identity(

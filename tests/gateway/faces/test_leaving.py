@@ -17,7 +17,7 @@ PATIENCE_S = 20.0
 
 async def until(condition: Any) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for signals nobody
             await asyncio.sleep(0.005)
 
 
