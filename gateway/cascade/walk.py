@@ -15,9 +15,10 @@ from gateway.cascade.answer import Answer, Gathering
 from gateway.cascade.asking import Question, plain_question, question
 from gateway.cascade.decide import accepts, best_index
 from gateway.cascade.evidence import Outlook, joint_score
+from gateway.cascade.failures import Late, nobody_answered, outcome_of
 from gateway.cascade.policy import Policy
-from gateway.cascade.receipt import Attempt, Ledger, Outcome, engine_part
-from gateway.errors import ApiError, GatewayError, TierBroken, TierUnavailable
+from gateway.cascade.receipt import Attempt, Ledger, engine_part
+from gateway.errors import ApiError, GatewayError, TierBroken
 from gateway.generation import (
     AnswerEvent,
     Delta,
@@ -29,13 +30,8 @@ from gateway.generation import (
     TierEvent,
     Usage,
 )
-from gateway.tiers.refusals import TierBusy
 
 _log = logging.getLogger(__name__)
-
-
-class Late(GatewayError):
-    """The request's deadline passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +209,7 @@ class Walk:
         began = self._clock()
         events = tier.stream(job, asked.body)
         try:
-            while (event := await self._in_time(events)) is not None:
+            while (event := await self._in_time(tier, events)) is not None:
                 attempt.ms = (self._clock() - began) * 1000
                 if isinstance(event, TierDone):
                     attempt.usage = event.usage
@@ -224,12 +220,19 @@ class Walk:
             if isinstance(events, AsyncGenerator):
                 await events.aclose()
 
-    async def _in_time(self, events: AsyncIterator[TierEvent]) -> TierEvent | None:
+    async def _in_time(self, tier: Tier, events: AsyncIterator[TierEvent]) -> TierEvent | None:
+        """The next event. A tier that fails in a way it should not is one that broke."""
+        limit = asyncio.timeout(self._left_s())
         try:
-            async with asyncio.timeout(self._left_s()):
+            async with limit:
                 return await anext(events, None)
-        except TimeoutError:
-            raise Late("the deadline of the request passed") from None
+        except GatewayError:
+            raise
+        except Exception as error:
+            if limit.expired():
+                raise Late("the deadline of the request passed") from None
+            _log.exception("tier %s failed unexpectedly", tier.name)
+            raise TierBroken(f"tier {tier.name!r} failed unexpectedly") from error
 
     def _left_s(self) -> float | None:
         """Seconds until the deadline, None without one."""
@@ -264,7 +267,8 @@ class Walk:
     def _best(self) -> Iterator[AnswerEvent]:
         """Of several rejected answers the best one, for there is no better to be had."""
         if not self._rejected:
-            raise self._nobody()
+            model, late = self._asked.job.model, self._left_s() == 0.0
+            raise nobody_answered(model, self._errors, late=late)
         best = self._rejected[best_index([one.attempt.score for one in self._rejected])]
         best.attempt.outcome = "returned"
         yield from self._given(best.answer, best.attempt)
@@ -303,16 +307,7 @@ class Walk:
 
     def _note(self, attempt: Attempt, error: GatewayError) -> None:
         self._errors.append(error)
-        attempt.outcome = _outcome(error)
-
-    def _nobody(self) -> ApiError:
-        """Why no tier answered, in terms of the client's own request where that is the reason."""
-        refusals = [error for error in self._errors if isinstance(error, ApiError)]
-        if refusals:
-            return refusals[-1]
-        if self._left_s() == 0.0:
-            return ApiError(504, "The deadline passed.", type="server_error", code="deadline")
-        return _no_tier(self._asked.job.model, self._errors)
+        attempt.outcome = outcome_of(error)
 
     def _rejected_answers(self) -> list[Answer]:
         return [one.answer for one in self._rejected]
@@ -332,35 +327,3 @@ def _of_the_client(usage: Usage, job: Job) -> Usage:
     if job.body.get("prediction"):
         return usage
     return replace(usage, accepted_prediction_tokens=0, rejected_prediction_tokens=0)
-
-
-def _outcome(error: GatewayError) -> Outcome:
-    kinds: tuple[tuple[type[GatewayError], Outcome], ...] = (
-        (ApiError, "refused"),
-        (Late, "late"),
-        (TierBusy, "busy"),
-        (TierUnavailable, "unavailable"),
-    )
-    return next((outcome for kind, outcome in kinds if isinstance(error, kind)), "broken")
-
-
-def _no_tier(model: str, errors: list[GatewayError]) -> ApiError:
-    """429 when all are merely busy, else 503."""
-    waits = [error.retry_after_s for error in errors if isinstance(error, TierUnavailable)]
-    wait_s = min((wait for wait in waits if wait is not None), default=1.0)
-    headers = {"retry-after": str(max(1, math.ceil(wait_s)))}
-    if errors and all(isinstance(error, TierBusy) for error in errors):
-        return ApiError(
-            429,
-            f"Too many requests for {model!r} are waiting.",
-            type="rate_limit_error",
-            code="queue_full",
-            headers=headers,
-        )
-    return ApiError(
-        503,
-        f"No model can answer {model!r} now.",
-        type="server_error",
-        code="tier_unavailable",
-        headers=headers,
-    )

@@ -166,6 +166,8 @@ async def test_an_unusable_tier_is_skipped(
         (TierBusy("brook", "429"), (), "busy"),
         (TierBroken("cut"), ("I a",), "broken"),
         (ApiError(400, "too long", code="context_length_exceeded"), (), "refused"),
+        (TimeoutError(), (), "broken"),
+        (ZeroDivisionError(), ("I a",), "broken"),
     ],
 )
 async def test_a_tier_that_fails_while_nothing_was_shown_is_passed_over(
