@@ -12,6 +12,7 @@ from verifier.choice import Choice, Tally
 from verifier.decoder import Decoder
 from verifier.errors import ContextOverflow, RequestRefused
 from verifier.loading import LoadedModel
+from verifier.margin import NARROW_BFLOAT16, NARROW_FLOAT32
 from verifier.noise import TargetNoise
 from verifier.output import Output
 from verifier.pages import root_hash
@@ -68,7 +69,12 @@ class Intake:
             arrival=arrival,
             root=root_hash(model.fingerprint, request.cache_salt),
             tokens=list(request.prompt),
-            sampler=ChoiceSampler(processors, noise, prompt_tokens=len(request.prompt)),
+            sampler=ChoiceSampler(
+                processors,
+                noise,
+                prompt_tokens=len(request.prompt),
+                narrow_bound=NARROW_FLOAT32 if model.dtype.itemsize == 4 else NARROW_BFLOAT16,
+            ),
             output=Output(request.stops, eos=model.eos_token_ids, decode=model.decode),
             drafts=self._drafts(request, noise),
             tally=Tally(submitted=time.perf_counter()),

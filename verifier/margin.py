@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 NARROW_FLOAT32: Final = 1e-4
 """Below this, batch and tree shape may change a float32 decision (design: verification)."""
 
+NARROW_BFLOAT16: Final = 0.25
+"""The same for bfloat16: one row's logits were seen to differ by 0.1 between shapes of a batch."""
+
 
 def top_gap(scores: NDArray[np.floating], best: int) -> float:
     """Distance of ``scores[best]`` [K], the maximum, from the second best; inf when it is alone."""
