@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from typing import Any
 
 import aiohttp
@@ -250,6 +251,25 @@ async def test_what_is_no_http_is_refused_in_shape_without_being_repeated(
     assert b"x-request-id: req_" in head
     assert b"secret" not in answer
     assert b"aiohttp" not in answer
+    assert await _works(served)
+
+
+async def test_mutated_bodies_are_never_a_server_error(served: Any) -> None:
+    rng = random.Random(7)
+    whole = chat(n=2, stop=["a"], logit_bias={"5": 1}, spillway={"receipt": True}, seed=3)
+    statuses = set()
+    for _ in range(300):
+        raw = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(raw))
+            raw[at : at + rng.randint(0, 2)] = rng.choice(
+                [b"", b'"', b"}", b"9", b"\xff", b"[null]"]
+            )
+        headers = {"content-type": "application/json"}
+        got, body = await served.post(CHAT, bytes(raw), headers=headers)
+        statuses.add(got)
+        assert got == 200 or (got in (400, 404) and in_shape(body)), (bytes(raw), body)
+    assert statuses >= {200, 400}
     assert await _works(served)
 
 
