@@ -134,7 +134,7 @@ class Answerer(Protocol):
     """What the HTTP faces call: the cascade in front of all tiers, caches included."""
 
     def answer(self, job: Job) -> AsyncIterator[AnswerEvent]:
-        """Yield ``Started``, any number of ``Delta``, then ``Finished``. Closing it cancels all work.
+        """Yield ``Started``, any number of ``Delta``, then ``Finished``. Closing it cancels work.
 
         Raises:
             ApiError: before ``Started`` only, with the status the client should see.
