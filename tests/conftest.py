@@ -85,7 +85,7 @@ class EngineProcess:
     def connector(self) -> aiohttp.BaseConnector | None:
         return None if self.socket is None else aiohttp.UnixConnector(str(self.socket))
 
-    def wait_ready(self, within_s: float = 60.0) -> None:
+    def wait_ready(self, within_s: float = 240.0) -> None:
         """Until /readyz says 200; a process that ended instead is an error."""
         asyncio.run(self._ready(within_s))
 
@@ -157,9 +157,7 @@ def start_engine() -> Iterator[StartEngine]:
     """Start an engine of one's own: ``start(*arguments, listen=…)``; it is killed in the end."""
     started: list[EngineProcess] = []
 
-    def start(
-        *arguments: str, listen: Path | int, module: str = "gateway.engine"
-    ) -> EngineProcess:
+    def start(*arguments: str, listen: Path | int, module: str = "gateway.engine") -> EngineProcess:
         started.append(_start(arguments, listen, module))
         return started[-1]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from aiohttp import web
+from transformers.utils.logging import disable_progress_bar
 
 from gateway.commands.engine import add_options, check_options
 from gateway.config import DraftConfig, EngineConfig, ModelConfig, load_engine
@@ -168,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if options.end_with_stdin:
         end_with_parent(30.0)
+    disable_progress_bar()
     try:
         config = _config_of(options)
         service = build_service(config, key=os.environ.get(KEY_VARIABLE) or None)
@@ -179,4 +181,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(status)  # everything is closed; taking torch apart would cost a second of CPU
