@@ -185,6 +185,12 @@ def _add_train(steps: Steps) -> None:
         help="beyond that, answer as much as possible below the last tier, or as cheaply as "
         "possible (default: %(default)s)",
     )
+    parser.add_argument(
+        "--estimator",
+        action="append",
+        metavar="NAME",
+        help="compare only estimators of this name; may be repeated (default: all)",
+    )
     parser.set_defaults(run=_told(_train))
 
 
@@ -195,7 +201,8 @@ def _train(options: argparse.Namespace) -> int:
     from router_model.train import train
 
     outcomes = _read(options.outcomes)
-    trained = train(table_of(outcomes, "router-train", options.tier), say=_say)
+    table = table_of(outcomes, "router-train", options.tier)
+    trained = train(table, candidates=_candidates(options.estimator), say=_say)
     trained.router.save(options.router)
     trained.judge.save(options.router)
     fitting = scored(table_of(outcomes, "thresholds", options.tier), *trained)
@@ -205,6 +212,16 @@ def _train(options: argparse.Namespace) -> int:
     (options.router / "policy.json").write_text(json.dumps(policy, indent=1) + "\n")
     _say(f"thresholds: {json.dumps(policy)}")
     return 0
+
+
+def _candidates(names: Sequence[str] | None) -> Sequence[Any]:
+    from router_model.estimators import CANDIDATES
+
+    known = {candidate.name: candidate for candidate in CANDIDATES}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise RouterCommandError(f"--estimator: got {unknown[0]!r}, expected one of {list(known)}")
+    return [known[name] for name in names or known]
 
 
 def _add_evaluate(steps: Steps) -> None:

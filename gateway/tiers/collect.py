@@ -19,6 +19,8 @@ from router_model.evidence import logprobs_of, margins_of
 from router_model.outcomes import Outcome, digest_of, format_outcome, read_outcomes
 
 ATTEMPTS = 5
+PAUSE_S = 0.25
+"""Before the second attempt; twice as long before each further one."""
 _BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _TOO_LONG = "context_length_exceeded"
 
@@ -144,7 +146,8 @@ async def _ask(
     """One answer, asked for again while the tier is busy."""
     reason = ""
     for attempt in range(ATTEMPTS):
-        await asyncio.sleep(0.25 * (2**attempt - 1))
+        if attempt:
+            await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
         started = time.perf_counter()
         try:
             status, answer = await _post(prompt, session, target, asking)
