@@ -1,0 +1,172 @@
+"""What the shipped ladder does behind the gateway: quality, traffic, equality, acceptance.
+
+    python -m benchmarks.ladder [--config demo/spillway.toml] [--prompts 1000] [--equal 200]
+
+Writes benchmarks/results/ladder.json.
+"""
+
+import argparse
+import asyncio
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.machine import machine
+from benchmarks.served import served
+from demo.tasks import Task, generate, grade
+
+RESULTS = Path(__file__).parent / "results/ladder.json"
+AT_ONCE = 12
+LONGEST = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer and what the gateway says about it."""
+
+    text: str
+    tier: str
+    receipt: Mapping[str, Any]
+
+
+async def ask(client: httpx.AsyncClient, task: Task, model: str, **extras: Any) -> Answer:
+    """Greedy, uncached."""
+    body = {
+        "model": model,
+        "temperature": 0,
+        "max_tokens": LONGEST,
+        "messages": [{"role": "user", "content": task.prompt}],
+        "spillway": {"receipt": True} | extras,
+    }
+    response = await client.post(
+        "/v1/chat/completions", json=body, headers={"cache-control": "no-store"}
+    )
+    response.raise_for_status()
+    answer = response.json()
+    text = answer["choices"][0]["message"]["content"]
+    return Answer(text, response.headers["x-spillway-tier"], answer["spillway"])
+
+
+async def ask_all(url: str, tasks: Sequence[Task], model: str, **extras: Any) -> list[Answer]:
+    """Every task, ``AT_ONCE`` at a time, in order."""
+    gate = asyncio.Semaphore(AT_ONCE)
+    async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+
+        async def one(task: Task) -> Answer:
+            async with gate:
+                return await ask(client, task, model, **extras)
+
+        return await asyncio.gather(*map(one, tasks))
+
+
+def share_right(tasks: Sequence[Task], answers: Sequence[Answer]) -> float:
+    """Exact match."""
+    return sum(grade(t, a.text) for t, a in zip(tasks, answers, strict=True)) / len(tasks)
+
+
+def cascade_figures(
+    tasks: Sequence[Task], auto: Sequence[Answer], large: Sequence[Answer]
+) -> dict[str, Any]:
+    """Accuracy of the cascade beside the largest tier's own, and who answered."""
+    own = share_right(tasks, large)
+    return {
+        "prompts": len(tasks),
+        "accuracy_auto": share_right(tasks, auto),
+        "accuracy_largest": own,
+        "relative_accuracy": share_right(tasks, auto) / own,
+        "share_not_largest": sum(a.tier != b.tier for a, b in zip(auto, large, strict=True))
+        / len(tasks),
+        "answered_by": {
+            tier: n / len(tasks) for tier, n in sorted(Counter(a.tier for a in auto).items())
+        },
+        "salvaged_tokens": sum(a.receipt.get("salvaged_tokens", 0) for a in auto),
+        "rejected_tokens": sum(a.receipt.get("rejected_tokens", 0) for a in auto),
+    }
+
+
+def acceptance_figures(tasks: Sequence[Task], answers: Sequence[Answer]) -> dict[str, Any]:
+    """Accepted draft tokens per verification step, by family."""
+    steps: dict[str, int] = defaultdict(int)
+    accepted: dict[str, int] = defaultdict(int)
+    for task, answer in zip(tasks, answers, strict=True):
+        steps[task.family] += answer.receipt["steps"]
+        accepted[task.family] += answer.receipt["accepted"]
+    return {
+        "accepted_per_step": sum(accepted.values()) / sum(steps.values()),
+        "by_family": {name: accepted[name] / steps[name] for name in sorted(steps)},
+    }
+
+
+async def equality_figures(url: str, tasks: Sequence[Task], model: Path) -> dict[str, Any]:
+    """Greedy text with and without speculation, and transformers' own."""
+    drafted = await ask_all(url, tasks, "river")
+    plain = await ask_all(url, tasks, "river", speculation={"mode": "off"})
+    reference = await asyncio.to_thread(generated, model, tasks)
+    return {
+        "prompts": len(tasks),
+        "equal_without_speculation": sum(
+            a.text == b.text for a, b in zip(drafted, plain, strict=True)
+        ),
+        "equal_to_generate": sum(a.text == b for a, b in zip(drafted, reference, strict=True)),
+        "accepted_with": sum(a.receipt["accepted"] for a in drafted),
+        "accepted_without": sum(a.receipt["accepted"] for a in plain),
+    }
+
+
+def generated(folder: Path, tasks: Sequence[Task]) -> list[str]:
+    """transformers `generate`, float32, greedy, one prompt at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = []
+    for task in tasks:
+        inputs = tokenizer.apply_chat_template(
+            [{"role": "user", "content": task.prompt}],
+            add_generation_prompt=True, return_tensors="pt", return_dict=True,
+        )  # fmt: skip
+        output = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
+        said = output[0, inputs["input_ids"].shape[1] :]
+        texts.append(tokenizer.decode(said, skip_special_tokens=True))
+    return texts
+
+
+async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Every figure."""
+    tasks = generate("test", options.seed, options.prompts)
+    large = await ask_all(url, tasks, "river")
+    auto = await ask_all(url, tasks, "auto")
+    long_ones = [(t, a) for t, a in zip(tasks, large, strict=True) if t.long]
+    return {
+        "machine": machine(),
+        "cascade": cascade_figures(tasks, auto, large),
+        "long_answers": acceptance_figures(*map(list, zip(*long_ones, strict=True))),
+        "equality": await equality_figures(url, tasks[: options.equal], options.river),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("demo/spillway.toml"))
+    parser.add_argument("--river", type=Path, default=Path("demo/ladder/river"))
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--equal", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    with served(options.config) as url:
+        figures = asyncio.run(measure(url, options))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
