@@ -55,11 +55,16 @@ class RequestDrafts:
     """The draft sessions of one request, with what they earned. Close it when the request ends."""
 
     def __init__(
-        self, request: DraftRequest, control: DraftControl, sources: Sequence[DraftSource]
+        self,
+        request: DraftRequest,
+        control: DraftControl,
+        sources: Sequence[DraftSource],
+        hits: HitRate,
     ) -> None:
+        """``hits``: of draft models in this request."""
         self.control = control
         self.outlook = Outlook()
-        self.hits = HitRate()
+        self.hits = hits
         self.proposed = EMPTY  # all that was proposed for the running step, verified or not
         self._request = request
         self._sources = sources
@@ -186,7 +191,7 @@ class Drafting:
         self.check(control)
         wanted = self.names if control.sources is None else control.sources
         sources = [source for source in self._sources if source.name in wanted]
-        return RequestDrafts(request, control, sources)
+        return RequestDrafts(request, control, sources, HitRate(self.planner.hits.rate))
 
     def propose(self, asks: Sequence[Ask], *, other_tokens: int = 0) -> list[DraftTree]:
         """One merged tree for each ask, in order; draft models run once for the whole batch.

@@ -54,8 +54,9 @@ class ModelPlan(NamedTuple):
 class HitRate:
     """How often a draft model's children of a node hold the target's token."""
 
-    def __init__(self) -> None:
-        self._hits = _HIT_RATE * _HIT_PRIOR
+    def __init__(self, expected: float = _HIT_RATE) -> None:
+        """``expected``: the rate assumed before evidence."""
+        self._hits = expected * _HIT_PRIOR
         self._tries = _HIT_PRIOR
 
     @property

@@ -192,6 +192,19 @@ def test_each_request_of_a_batch_gets_its_own_tree():
     assert [tree.tokens for tree in trees] == [(30,), (31,), (32,)]
 
 
+def test_a_new_request_expects_of_the_draft_model_what_others_found(sure_model):
+    mix = drafting(model=sure_model)
+    for _ in range(40):
+        session = mix.open(request(prompt=(20,)), FIXED)
+        (tree,) = mix.propose([ask(session, [20])])
+        mix.credit(session, tree, [], [999])  # never right
+        session.close()
+    forwards = len(sure_model.forwards)
+    fresh = mix.open(request(prompt=(20,)), DraftControl())
+    assert mix.propose([ask(fresh, [20])]) == [EMPTY]
+    assert len(sure_model.forwards) == forwards
+
+
 def test_no_asks_give_no_trees():
     assert drafting().propose([]) == []
 
