@@ -34,12 +34,13 @@ class Forest:
 
     def score(self, rows: Floats) -> Floats:
         """Raw scores (B, outputs) of feature rows (B, F)."""
+        flat = rows.ravel()
+        first = rows.shape[1] * np.arange(len(rows))[:, None]
         node = np.broadcast_to(self.root, (len(rows), len(self.root)))
-        each = np.arange(len(rows))[:, None]
         for _ in range(self.depth):
-            right = rows[each, self.feature[node]] > self.threshold[node]
-            node = self.child[2 * node + right]
-        totals: Floats = np.add.reduceat(self.value[node], self.first, axis=1)
+            right = flat.take(first + self.feature.take(node)) > self.threshold.take(node)
+            node = self.child.take(2 * node + right)
+        totals: Floats = np.add.reduceat(self.value.take(node), self.first, axis=1)
         return totals + self.base
 
     def arrays(self) -> Arrays:
