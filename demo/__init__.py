@@ -1,1 +1,1 @@
-"""The ladder that ships: three small models, their tokenizer, and the tasks they were trained on."""
+"""The ladder that ships: three small models, one tokenizer, and the tasks they learnt."""

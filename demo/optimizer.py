@@ -20,7 +20,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
-        x = torch.baddbmm(
+        correction = torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
+        x = torch.baddbmm(x, correction, x, beta=3.4445)
             x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445
         )
     return x.mT if tall else x
@@ -39,20 +40,22 @@ class Muon:
         """One update at `share` of the full rate; gradients are cleared."""
         rate = self.rate * share
         wanted = defaultdict(list)
-        for (weight, parts), master, momentum in zip(self.weights, self.masters, self.momenta):
+        for (weight, parts), master, momentum in zip(
+            self.weights, self.masters, self.momenta, strict=True
+        ):
             assert weight.grad is not None
             grad = weight.grad.float()
             momentum.lerp_(grad, 1 - MOMENTUM)
             master.mul_(1 - rate * DECAY)
             ahead = grad.lerp_(momentum, MOMENTUM)
-            for part, direction in zip(master.split(parts), ahead.split(parts)):
+            for part, direction in zip(master.split(parts), ahead.split(parts), strict=True):
                 wanted[part.shape].append((part, direction))
         for (rows, columns), pairs in wanted.items():
             scale = max(1.0, rows / columns) ** 0.5
             directions = orthogonal(torch.stack([direction for _, direction in pairs]))
-            for (part, _), direction in zip(pairs, directions):
+            for (part, _), direction in zip(pairs, directions, strict=True):
                 part.add_(direction, alpha=-rate * scale)
-        for (weight, _), master in zip(self.weights, self.masters):
+        for (weight, _), master in zip(self.weights, self.masters, strict=True):
             weight.copy_(master)
             weight.grad = None
 
@@ -64,7 +67,7 @@ class Muon:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.masters, self.momenta = state["masters"], state["momenta"]
-        for (weight, _), master in zip(self.weights, self.masters):
+        for (weight, _), master in zip(self.weights, self.masters, strict=True):
             weight.copy_(master)
 
 
@@ -72,7 +75,7 @@ class Adam:
     """Adam without weight decay; each weight has its own rate."""
 
     def __init__(self, rated: list[tuple[Tensor, float]]) -> None:
-        self.weights, self.rates = [list(column) for column in zip(*rated)]
+        self.weights, self.rates = [list(column) for column in zip(*rated, strict=True)]
         self.count = 0
         self.masters = [weight.detach().float() for weight in self.weights]
         self.means = [torch.zeros_like(master) for master in self.masters]
@@ -83,7 +86,7 @@ class Adam:
         """One update at `share` of the full rate; gradients are cleared."""
         self.count += 1
         first, second = (1 - beta**self.count for beta in BETAS)
-        rows = zip(self.weights, self.rates, self.masters, self.means, self.squares)
+        rows = zip(self.weights, self.rates, self.masters, self.means, self.squares, strict=True)
         for weight, rate, master, mean, square in rows:
             assert weight.grad is not None
             grad = weight.grad.float()
@@ -108,5 +111,5 @@ class Adam:
         """Go on from a saved state."""
         self.masters, self.means = state["masters"], state["means"]
         self.squares, self.count = state["squares"], state["count"]
-        for weight, master in zip(self.weights, self.masters):
+        for weight, master in zip(self.weights, self.masters, strict=True):
             weight.copy_(master)

@@ -1,14 +1,12 @@
 """The Llama forward pass as training wants it: fused weights, bfloat16, no masks but causal."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from demo.recipe import CONTEXT, NORM_EPSILON, ROPE_THETA, Recipe
-
 
 SHARP_FREQUENCIES, SHARPNESS = 6, 5.0
 
@@ -66,8 +64,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """The weights of one decoder layer."""
 
     attention_norm: Tensor
@@ -132,6 +129,24 @@ class Transformer:
             turn = frequencies * (head + 1)
             wanted = torch.cat([strength * turn.cos(), -strength * turn.sin()])
             _install(query[head * size : (head + 1) * size], wanted, reader)
+
+    @torch.no_grad()
+    def grow_from(self, young: "Transformer") -> None:
+        """Become a shallower model, its layers spread evenly between ones that do nothing yet."""
+        stride = self.recipe.layers // young.recipe.layers
+        for own, theirs in zip(self.shared(), young.shared(), strict=True):
+            own.copy_(theirs)
+        for place, layer in enumerate(self.layers):
+            if place % stride:
+                layer.attention_out.zero_()
+                layer.down.zero_()
+            else:
+                for own, theirs in zip(layer, young.layers[place // stride], strict=True):
+                    own.copy_(theirs)
+
+    def shared(self) -> tuple[Tensor, ...]:
+        """What belongs to no layer."""
+        return self.embedding, self.head, self.final_norm
 
     def matrices(self) -> list[tuple[Tensor, tuple[int, ...]]]:
         """The hidden weights, each with the row counts of the parts fused into it."""

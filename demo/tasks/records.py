@@ -20,7 +20,10 @@ class Person(NamedTuple):
 def _people(rng: Random, count: int) -> list[Person]:
     ages = rng.sample(range(10, 99), count)
     names = rng.sample(NAMES, count)
-    return [Person(n, a, rng.choice(CITIES), rng.choice(JOBS)) for n, a in zip(names, ages)]
+    return [
+        Person(name, age, rng.choice(CITIES), rng.choice(JOBS))
+        for name, age in zip(names, ages, strict=True)
+    ]
 
 
 def _json(people: list[Person]) -> str:

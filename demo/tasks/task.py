@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 Split = Literal["ladder-train", "router-train", "thresholds", "test"]
 
 SPLITS: Mapping[Split, range] = {
-    "ladder-train": range(0, 85),
+    "ladder-train": range(85),
     "router-train": range(85, 90),
     "thresholds": range(90, 95),
     "test": range(95, 100),

@@ -77,16 +77,11 @@ def test_a_product_is_the_product_and_its_steps_hold() -> None:
         assert numbers(task.answer)[-1] == first * second
 
 
-@pytest.mark.parametrize("family", ["add", "multiply", "running-total"])
+@pytest.mark.parametrize("family", ["add", "multiply"])
 def test_every_shown_step_holds(family: str) -> None:
     for task in of(family):
         for left, right in re.findall(r"^([\d +*]+) = (\d+)$", task.answer, re.MULTILINE):
             assert eval(left) == int(right)
-
-
-def test_a_running_total_ends_in_the_total() -> None:
-    for task in of("running-total"):
-        assert numbers(task.answer)[-1] == sum(numbers(task.prompt))
 
 
 def test_sorted_numbers_are_the_same_numbers_in_order() -> None:
@@ -122,21 +117,6 @@ def test_backwards_and_capitals_can_be_undone() -> None:
         assert task.prompt.endswith(task.answer.lower())
 
 
-def test_reversed_words_can_be_reversed_again() -> None:
-    for task in of("reverse"):
-        assert task.prompt.endswith(" ".join(reversed(task.answer.split())))
-
-
-def test_a_cipher_can_be_undone() -> None:
-    for task in of("caesar"):
-        shift = int(re.search(r"\d", task.prompt)[0])  # type: ignore[index]
-        words = [
-            "".join(chr((ord(letter) - 97 - shift) % 26 + 97) for letter in part.split())
-            for part in task.answer.split(" / ")
-        ]
-        assert task.prompt.endswith(" ".join(words))
-
-
 def test_replacing_leaves_no_old_word_and_changes_nothing_else() -> None:
     for task in of("replace-word"):
         first, second = re.findall(r'"(\w+)"', task.prompt)
@@ -152,7 +132,7 @@ def test_json_answers_are_json() -> None:
         assert len(json.loads(task.answer)) == task.size
     for task in of("edit-json"):
         rows = json.loads(task.answer)
-        assert 3 <= len(rows) <= 9 and all(list(row) == list(rows[0]) for row in rows)
+        assert 3 <= len(rows) <= 6 and all(list(row) == list(rows[0]) for row in rows)
 
 
 def test_an_edit_changes_only_the_rows_it_names() -> None:
@@ -165,30 +145,11 @@ def test_an_edit_changes_only_the_rows_it_names() -> None:
         assert json.loads(task.answer) == before
 
 
-def test_a_sorted_table_has_the_same_rows_with_rising_ages() -> None:
-    for task in of("sort-table"):
-        head, rule, *rows = task.answer.splitlines()
-        assert set(rows) <= set(task.prompt.splitlines())
-        ages = [int(row.split("|")[2]) for row in rows]
-        assert ages == sorted(ages)
-
-
-def test_the_oldest_has_the_highest_age() -> None:
-    for task in of("oldest"):
-        rows = re.findall(r"^\| (\w+) \| (\d+) \|", task.prompt, re.MULTILINE)
-        assert task.answer == max(rows, key=lambda row: int(row[1]))[0]
-
-
 def test_ranked_people_agree_with_every_clue() -> None:
     for task in of("order-people"):
         ranked = task.answer.split(", ")
         for more, less in re.findall(r"(\w+) is \w+ than (\w+)\.", task.prompt):
             assert ranked.index(more) < ranked.index(less)
-
-
-def test_extracted_codes_stand_in_the_text_in_that_order() -> None:
-    for task in of("extract-codes"):
-        assert re.findall(r"[A-Z]{2}-\d{4}", task.prompt) == task.answer.splitlines()
 
 
 def test_a_count_is_right() -> None:
@@ -202,3 +163,23 @@ def test_a_count_is_right() -> None:
 def test_a_looked_up_fact_stands_in_the_text(family: str) -> None:
     for task in of(family):
         assert re.search(rf"\b{task.answer}\b", task.prompt)
+
+
+def test_a_made_table_holds_every_row_in_order() -> None:
+    for task in of("make-table"):
+        rows = [row.strip("| ").replace(" | ", ", ") for row in task.answer.splitlines()[2:]]
+        assert "; ".join(rows) in task.prompt
+
+
+def test_a_numbered_list_holds_every_item_in_order() -> None:
+    for task in of("number-list"):
+        lines = [line.split(". ") for line in task.answer.splitlines()]
+        assert [int(place) for place, _ in lines] == list(range(1, task.size + 1))
+        assert ", ".join(item for _, item in lines) in task.prompt
+
+
+def test_long_families_answer_at_length() -> None:
+    for family in FAMILIES:
+        if family.long:
+            lengths = [len(task.answer) for task in of(family.name)]
+            assert sum(lengths) / len(lengths) > 100
