@@ -9,7 +9,6 @@ from torch import Tensor
 MOMENTUM = 0.95
 BETAS = (0.9, 0.98)
 DECAY = 0.01
-CLIP = 1.0
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -22,8 +21,6 @@ def orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         correction = torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
         x = torch.baddbmm(x, correction, x, beta=3.4445)
-            x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445
-        )
     return x.mT if tall else x
 
 
