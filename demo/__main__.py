@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from demo.recipe import ModelName
+
 HERE = Path(__file__).parent
 LADDER, RESULTS, README = HERE / "ladder", HERE / "results.json", HERE / "README.md"
 CHECKPOINTS = HERE.parent / ".ladder"
-NAMES = ("brook", "creek", "river")
+NAMES: tuple[ModelName, ...] = ("brook", "creek", "river")
 
 # Large tensors straight from the system cost a page fault a page at every step: half the time.
 ALLOCATOR = {
@@ -55,7 +57,8 @@ def _train(chosen: argparse.Namespace) -> None:
 
     torch.set_num_threads(chosen.threads)
     tokenizer = train_tokenizer()
-    for name in chosen.only or NAMES:
+    names: Sequence[ModelName] = chosen.only or NAMES
+    for name in names:
         train(RECIPES[name], tokenizer, Places(CHECKPOINTS, LADDER), resume=chosen.resume)
 
 
@@ -64,7 +67,8 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     from demo.results import table, write
 
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results = evaluate(LADDER, chosen.only or NAMES, known)
+    names: Sequence[ModelName] = chosen.only or NAMES
+    results = evaluate(LADDER, names, known)
     write(results, RESULTS, README)
     print(table(results))
 

@@ -58,7 +58,7 @@ def _state(model: Transformer) -> dict[str, Tensor]:
         "lm_head.weight": model.head,
     }
     for place, layer in enumerate(model.layers):
-        query, key, value = layer.qkv.split([r.heads * r.head_size, grouped, grouped])
+        query, key, value = torch.split(layer.qkv, [r.heads * r.head_size, grouped, grouped])
         gate, up = layer.gate_up.chunk(2)
         named = {
             "input_layernorm": layer.attention_norm,

@@ -45,7 +45,9 @@ class Muon:
             momentum.lerp_(grad, 1 - MOMENTUM)
             master.mul_(1 - rate * DECAY)
             ahead = grad.lerp_(momentum, MOMENTUM)
-            for part, direction in zip(master.split(parts), ahead.split(parts), strict=True):
+            for part, direction in zip(
+                torch.split(master, parts), torch.split(ahead, parts), strict=True
+            ):
                 wanted[part.shape].append((part, direction))
         for (rows, columns), pairs in wanted.items():
             scale = max(1.0, rows / columns) ** 0.5

@@ -93,4 +93,4 @@ def train_tokenizer(prompts: int = 30_000) -> PreTrainedTokenizerFast:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a saved ladder model."""
-    return PreTrainedTokenizerFast.from_pretrained(folder)  # type: ignore[no-any-return]
+    return PreTrainedTokenizerFast.from_pretrained(folder)

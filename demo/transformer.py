@@ -123,7 +123,7 @@ class Transformer:
         frequencies = ROPE_THETA ** -(torch.arange(half) / half)
         strength = torch.where(torch.arange(half) < SHARP_FREQUENCIES, SHARPNESS, 0.0)
         reader = constant * (2**0.5 / r.width)
-        query, key, _ = self.layers[0].qkv.split([r.heads * size, *[r.kv_heads * size] * 2])
+        query, key, _ = torch.split(self.layers[0].qkv, [r.heads * size, *[r.kv_heads * size] * 2])
         _install(key[:size], torch.cat([strength, torch.zeros(half)]), reader)
         for head in range(r.heads // r.kv_heads):
             turn = frequencies * (head + 1)
@@ -185,12 +185,12 @@ class Transformer:
         r = self.recipe
         batch, length, _ = x.shape
         fused = functional.linear(x, layer.qkv).view(batch, length, -1, r.head_size)
-        turned = _Rotate.apply(
+        turned = _Rotate.apply(  # type: ignore[no-untyped-call]
             fused[:, :, : r.heads + r.kv_heads], self._cos[:length], self._sin[:length]
         )
-        query, key = turned.split([r.heads, r.kv_heads], 2)
+        query, key = torch.split(turned, [r.heads, r.kv_heads], 2)
         value = fused[:, :, r.heads + r.kv_heads :]
-        mixed = _CausalAttention.apply(
+        mixed = _CausalAttention.apply(  # type: ignore[no-untyped-call]
             (query * r.head_size**-0.5)
             .transpose(1, 2)
             .reshape(batch * r.kv_heads, -1, r.head_size),

@@ -66,7 +66,7 @@ def _edit_json(rng: Random) -> Instance:
             (("age", rng.randint(10, 98)), ("city", rng.choice(CITIES)), ("job", rng.choice(JOBS)))
         )
         orders.append(f"set the {key} of {people[place].name} to {value}")
-        edited[place] = people[place]._replace(**{key: value})
+        edited[place] = people[place]._replace(**{key: value})  # type: ignore[arg-type]
     fields = {"data": _json(people), "orders": " and ".join(orders)}
     return Instance(fields, _json(edited), size + edits)
 
