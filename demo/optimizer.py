@@ -46,7 +46,7 @@ class Muon:
             master.mul_(1 - rate * DECAY)
             ahead = grad.lerp_(momentum, MOMENTUM)
             for part, direction in zip(
-                torch.split(master, parts), torch.split(ahead, parts), strict=True
+                torch.split(master, list(parts)), torch.split(ahead, list(parts)), strict=True
             ):
                 wanted[part.shape].append((part, direction))
         for (rows, columns), pairs in wanted.items():
