@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -23,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config_file import apply_environment, entries, fill_api_key, read_toml
 from gateway.errors import ConfigError
 from gateway.secret import kept_secret
 
@@ -284,13 +284,13 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         ConfigError: unreadable, not TOML, an unknown key or a bad value; the message names the key.
     """
     environ = os.environ if environ is None else environ
-    document = _read_toml(path)
+    document = read_toml(path)
     for key in ("admin_token", "secret", "source"):
         if key in document:
             raise ConfigError(f"{path}: {key}: got a value; expected it from the environment only")
-    _apply_environment(document, environ)
-    for tier in _entries(document, "tiers"):
-        _fill_api_key(tier, environ)
+    apply_environment(document, environ)
+    for tier in entries(document, "tiers"):
+        fill_api_key(tier, environ)
     document["source"] = path.absolute()
     return _validated(Config, document, path)
 
@@ -301,9 +301,9 @@ def load_engine(path: Path, name: str, environ: Mapping[str, str] | None = None)
     Raises:
         ConfigError: as ``load_config``, or no such engine.
     """
-    document = _read_toml(path)
-    _apply_environment(document, os.environ if environ is None else environ)
-    engines = _entries(document, "engines")
+    document = read_toml(path)
+    apply_environment(document, os.environ if environ is None else environ)
+    engines = entries(document, "engines")
     for entry in engines:
         if entry.get("name") == name:
             return _validated(EngineConfig, entry, path)
@@ -319,70 +319,6 @@ def _validated(model: type[_Validated], document: dict[str, Any], path: Path) ->
         return model.model_validate(document, context={"base": path.absolute().parent})
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from None
-
-
-_ENVIRONMENT: dict[str, tuple[str, ...]] = {
-    "SPILLWAY_HOST": ("server", "host"),
-    "SPILLWAY_PORT": ("server", "port"),
-    "SPILLWAY_KEYS_FILE": ("server", "keys_file"),
-    "SPILLWAY_ALLOW_ANONYMOUS": ("server", "allow_anonymous"),
-    "SPILLWAY_REDIS_URL": ("redis", "url"),
-    "SPILLWAY_STATE_DIR": ("state_dir",),
-    "SPILLWAY_ADMIN_TOKEN": ("admin_token",),
-    "SPILLWAY_SECRET": ("secret",),
-}
-ENGINE_URL = "SPILLWAY_ENGINE_URL"
-"""Where the only engine runs; ``SPILLWAY_ENGINE_URL_<NAME>`` is that of one among several."""
-
-
-def _apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Put every variable that is set and not empty in its place in the document."""
-    for variable, keys in _ENVIRONMENT.items():
-        if value := environ.get(variable):
-            section = document
-            for key in keys[:-1]:
-                section = _table(section, key)
-            section[keys[-1]] = value
-    engines = _entries(document, "engines")
-    for engine in engines:
-        suffix = re.sub(r"\W", "_", str(engine.get("name", ""))).upper()
-        only = environ.get(ENGINE_URL) if len(engines) == 1 else None
-        if url := environ.get(f"{ENGINE_URL}_{suffix}") or only:
-            engine["url"] = url
-
-
-def _fill_api_key(tier: dict[str, Any], environ: Mapping[str, str]) -> None:
-    if "api_key" in tier:
-        raise ConfigError("tiers: api_key: got a value; expected api_key_env, a variable's name")
-    variable = tier.get("api_key_env")
-    if not isinstance(variable, str):
-        return
-    if not environ.get(variable):
-        raise ConfigError(f"tiers: api_key_env: got {variable!r}, which is not set; expected a key")
-    tier["api_key"] = environ[variable]
-
-
-def _table(section: dict[str, Any], key: str) -> dict[str, Any]:
-    table = section.setdefault(key, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{key}: got {table!r}; expected a table")
-    return table
-
-
-def _entries(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    entries = document.get(key, [])
-    if not isinstance(entries, list):  # the schema says so better
-        return []
-    return [entry for entry in entries if isinstance(entry, dict)]
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: got {error.strerror}; expected a readable file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: got text that is not TOML: {error}") from None
 
 
 def _explain(error: ValidationError) -> str:
