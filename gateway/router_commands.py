@@ -228,6 +228,12 @@ def _add_evaluate(steps: Steps) -> None:
     text = "measure a trained router on outcomes of the split test, beside simple baselines"
     parser = steps.add_parser("evaluate", help=text, description=text)
     _common_options(parser)
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="also write the tables into this Markdown file, between its marks",
+    )
     parser.set_defaults(run=_told(_evaluate))
 
 
@@ -235,13 +241,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     from router_model.classifier import Router
     from router_model.evaluate import evaluate_outcomes
     from router_model.judge import Judge
-    from router_model.report import as_markdown
+    from router_model.report import as_markdown, with_measured
 
     router, judge = Router.load(options.router), Judge.load(options.router)
     policy = json.loads((options.router / "policy.json").read_text())
     report = evaluate_outcomes(_read(options.outcomes), router, judge, policy["tiers"])
     (options.router / "evaluation.json").write_text(json.dumps(report, allow_nan=False) + "\n")
-    print(as_markdown(report))
+    tables = as_markdown(report)
+    print(tables)
+    if options.page is not None:
+        page = options.page.read_text(encoding="utf-8") if options.page.exists() else ""
+        options.page.write_text(with_measured(page, tables), encoding="utf-8")
     return 0
 
 

@@ -24,6 +24,17 @@ def as_markdown(report: Report) -> str:
     )
 
 
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+
+
+def with_measured(page: str, measured: str) -> str:
+    """``page`` with what stands between its two marks replaced, or with both added at its end."""
+    before, found, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2] if found else ""
+    before = before if found or not page else page.rstrip() + "\n\n"
+    return f"{before}{BEGIN}\n\n{measured}\n\n{END}{after or chr(10)}"
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
