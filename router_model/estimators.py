@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import _SigmoidCalibration
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.isotonic import IsotonicRegression
@@ -17,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from router_model.metrics import auroc, brier, calibration_error, log_loss
-from router_model.scorers import Calibration, Floats, Forest, Linear, Scorer
+from router_model.scorers import Blend, Calibration, Floats, Forest, Linear, Scorer
 
 Bools = NDArray[np.bool_]
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -43,32 +44,68 @@ def boosted(name: str, **shape: Any) -> Candidate:
     )
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    Candidate(
+def logistic() -> Candidate:
+    """A logistic regression of standardised features."""
+    return Candidate(
         "logistic",
         lambda: make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)),
         lambda: make_pipeline(StandardScaler(), Ridge(10.0)),
-    ),
-    boosted(
-        "boosted, small",
-        max_iter=80,
-        learning_rate=0.08,
-        max_leaf_nodes=8,
-        max_depth=6,
-        min_samples_leaf=20,
-        l2_regularization=1.0,
-    ),
-    boosted(
-        "boosted, middle",
-        max_iter=150,
-        learning_rate=0.06,
-        max_leaf_nodes=16,
-        max_depth=6,
-        min_samples_leaf=15,
-        l2_regularization=2.0,
-        max_features=0.5,
-    ),
+    )
+
+
+class BlendClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Half a logistic regression's log-odds, half those of boosted trees."""
+
+    def __init__(self, linear: Any = None, trees: Any = None) -> None:
+        self.linear = linear
+        self.trees = trees
+
+    def fit(self, rows: Floats, labels: Bools) -> BlendClassifier:
+        """Fit both."""
+        self.classes_ = np.unique(labels)
+        self.linear_ = clone(self.linear).fit(rows, labels)
+        self.trees_ = clone(self.trees).fit(rows, labels)
+        return self
+
+    def decision_function(self, rows: Floats) -> Floats:
+        """(N,) mean log-odds."""
+        both = self.linear_.decision_function(rows) + self.trees_.decision_function(rows)
+        return np.asarray(both / 2, dtype=np.float64)
+
+    def predict(self, rows: Floats) -> NDArray[np.generic]:
+        """(N,) likelier labels."""
+        return np.asarray(self.classes_[(self.decision_function(rows) > 0).astype(np.intp)])
+
+
+def blended(linear: Candidate, trees: Candidate) -> Candidate:
+    """The mean of two candidates' log-odds; lengths are regressed by the trees alone."""
+    return Candidate(
+        f"{linear.name} and {trees.name}",
+        lambda: BlendClassifier(linear.classifier(), trees.classifier()),
+        trees.regressor,
+    )
+
+
+SMALL = boosted(
+    "boosted, small",
+    max_iter=80,
+    learning_rate=0.08,
+    max_leaf_nodes=8,
+    max_depth=6,
+    min_samples_leaf=20,
+    l2_regularization=1.0,
 )
+MIDDLE = boosted(
+    "boosted, middle",
+    max_iter=150,
+    learning_rate=0.06,
+    max_leaf_nodes=16,
+    max_depth=6,
+    min_samples_leaf=15,
+    l2_regularization=2.0,
+    max_features=0.5,
+)
+CANDIDATES: tuple[Candidate, ...] = (logistic(), SMALL, MIDDLE, blended(logistic(), MIDDLE))
 
 
 class Fitted(NamedTuple):
@@ -153,6 +190,11 @@ def scorer_of(estimator: Any) -> Scorer:
         scaler, line = estimator[0], estimator[-1]
         weights = np.atleast_2d(line.coef_).T
         return Linear(scaler.mean_, scaler.scale_, weights, np.atleast_1d(line.intercept_))
+    if isinstance(estimator, BlendClassifier):
+        linear, forest = scorer_of(estimator.linear_), scorer_of(estimator.trees_)
+        assert isinstance(linear, Linear)
+        assert isinstance(forest, Forest)
+        return Blend(linear, forest)
     return _forest(estimator)
 
 
@@ -180,13 +222,31 @@ def _forest(estimator: Any) -> Forest:
 def merged(scorers: Sequence[Scorer]) -> Scorer:
     """One scorer whose outputs are those of several, in order."""
     forests = [scorer for scorer in scorers if isinstance(scorer, Forest)]
+    lines = [scorer for scorer in scorers if isinstance(scorer, Linear)]
     if len(forests) == len(scorers):
         return _merged_forests(forests)
-    lines = [scorer for scorer in scorers if isinstance(scorer, Linear)]
     if len(lines) == len(scorers):
         return _merged_lines(lines)
-    width = max(len(line.mean) for line in lines)
-    return _merged_forests([s if isinstance(s, Forest) else _stump(s, width) for s in scorers])
+    blends = [_as_blend(scorer, len(_any_line(scorers).mean)) for scorer in scorers]
+    return Blend(
+        _merged_lines([blend.linear for blend in blends]),
+        _merged_forests([blend.forest for blend in blends]),
+    )
+
+
+def _any_line(scorers: Sequence[Scorer]) -> Linear:
+    lines = [scorer.linear if isinstance(scorer, Blend) else scorer for scorer in scorers]
+    return next(line for line in lines if isinstance(line, Linear))
+
+
+def _as_blend(scorer: Scorer, width: int) -> Blend:
+    """Any scorer as one of both kinds, the kind it lacks saying the same or nothing."""
+    nothing = Linear(np.zeros(width), np.ones(width), np.zeros((width, 1)), np.zeros(1))
+    if isinstance(scorer, Forest):
+        return Blend(nothing, replace(scorer, value=2 * scorer.value, base=2 * scorer.base))
+    if isinstance(scorer, Linear):
+        return Blend(replace(scorer, weights=2 * scorer.weights, bias=2 * scorer.bias), _leaf())
+    return scorer
 
 
 def _merged_forests(forests: Sequence[Forest]) -> Forest:
@@ -213,10 +273,8 @@ def _merged_lines(lines: Sequence[Linear]) -> Linear:
     return Linear(mean, scale, np.concatenate(weights, axis=1), np.concatenate(shifts))
 
 
-def _stump(blind: Linear, width: int) -> Forest:
-    """A tree of one leaf for a constant among forests."""
-    if blind.weights.any() or len(blind.mean) != width:
-        raise TypeError("got linear and boosted estimators in one model, expected one kind")
+def _leaf() -> Forest:
+    """A forest that says nothing: one tree of one leaf."""
     zero = np.zeros(1, dtype=np.int32)
-    alone = np.zeros(2, dtype=np.int32)
-    return Forest(zero, np.full(1, np.inf), np.zeros(1), alone, zero, zero, blind.bias, 0)
+    child = np.zeros(2, dtype=np.int32)
+    return Forest(zero, np.full(1, np.inf), np.zeros(1), child, zero, zero, np.zeros(1), 0)

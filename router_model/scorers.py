@@ -81,25 +81,48 @@ class Linear:
         }
 
 
-Scorer = Forest | Linear
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """The mean of a linear model's and a forest's raw scores, output by output."""
+
+    linear: Linear
+    forest: Forest
+
+    def score(self, rows: Floats) -> Floats:
+        """Raw scores (B, outputs) of feature rows (B, F)."""
+        result: Floats = (self.linear.score(rows) + self.forest.score(rows)) / 2
+        return result
+
+    def arrays(self) -> Arrays:
+        """Everything as arrays for saving."""
+        return self.linear.arrays() | self.forest.arrays()
+
+
+Scorer = Forest | Linear | Blend
 
 
 def scorer_from(arrays: Mapping[str, NDArray[np.generic]]) -> Scorer:
     """The scorer that ``arrays()`` described. KeyError when a part is missing."""
-    floats = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
-    if "weights" in arrays:
-        return Linear(floats["mean"], floats["scale"], floats["weights"], floats["bias"])
-    ints = {name: np.asarray(arrays[name], np.int32) for name in ("feature", "child", "root")}
-    return Forest(
-        ints["feature"],
-        floats["threshold"],
-        floats["value"],
-        ints["child"],
-        ints["root"],
-        np.asarray(arrays["first"], np.int32),
-        floats["base"],
-        int(floats["depth"]),
+    linear = _linear_from(arrays) if "weights" in arrays else None
+    if linear is None:
+        return _forest_from(arrays)
+    return Blend(linear, _forest_from(arrays)) if "root" in arrays else linear
+
+
+def _linear_from(arrays: Mapping[str, NDArray[np.generic]]) -> Linear:
+    parts = [np.asarray(arrays[n], np.float64) for n in ("mean", "scale", "weights", "bias")]
+    return Linear(*parts)
+
+
+def _forest_from(arrays: Mapping[str, NDArray[np.generic]]) -> Forest:
+    feature, child, root, first = (
+        np.asarray(arrays[name], np.int32) for name in ("feature", "child", "root", "first")
     )
+    threshold, value, base = (
+        np.asarray(arrays[name], np.float64) for name in ("threshold", "value", "base")
+    )
+    depth = int(np.asarray(arrays["depth"], np.int32))
+    return Forest(feature, threshold, value, child, root, first, base, depth)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,13 @@ def test_a_scorer_survives_being_arrays(candidate) -> None:  # type: ignore[no-u
     np.testing.assert_array_equal(scorer_from(whole.arrays()).score(ROWS), whole.score(ROWS))
 
 
+def test_scorers_of_several_kinds_can_be_merged() -> None:
+    wholes = [scorer_of(candidate.classifier().fit(ROWS, LABELS)) for candidate in CANDIDATES]
+    together = merged(wholes).score(ROWS)
+    apart = np.concatenate([each.score(ROWS) for each in wholes], axis=1)
+    np.testing.assert_allclose(together, apart, atol=1e-9)
+
+
 def test_a_tree_of_one_leaf_is_a_constant() -> None:
     model = HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=300).fit(ROWS, LABELS)
     forest = scorer_of(model)
