@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drafting.source import Reference
@@ -59,7 +59,15 @@ def completion_batch(wanted: CompletionRequest, served: Served, name: str) -> Ba
         served.plain(one) if isinstance(one, str) else _checked(tuple(one), served) for one in given
     ]
     longest = wanted.max_tokens or DEFAULT_MAX_TOKENS
-    return _batch(wanted, served, name, prompts, longest, wanted.logprobs)
+    batch = _batch(wanted, served, name, prompts, longest, wanted.logprobs)
+    if not wanted.echo:
+        return batch
+    if wanted.logprobs is not None:
+        raise ApiError(
+            400, "'echo' cannot be combined with 'logprobs' of the prompt here.", param="echo"
+        )
+    texts = [one if isinstance(one, str) else served.model.decode(one) for one in given]
+    return replace(batch, echoes=tuple(text for text in texts for _ in range(batch.choices)))
 
 
 def refused(error: Exception, prompt_param: str) -> ApiError:

@@ -51,4 +51,5 @@ class CompletionRequest(CommonRequest):
 class EngineCompletionRequest(CompletionRequest):
     """The same as a gateway sends it to its engine."""
 
+    echo: bool | None = None
     spillway: EngineSpillwayOptions | None = None

@@ -134,6 +134,28 @@ async def test_several_prompts_and_choices_keep_their_order(client: Any) -> None
         assert texts == [one["text"] for one in alone["choices"]]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_echo_puts_the_prompt_before_each_choice(client: Any, stream: bool) -> None:
+    asked = {"model": "large", "prompt": ["the quick", "lazy"], "n": 2, "max_tokens": 4, "seed": 1}
+    _, bare = await client.post("/v1/completions", asked)
+    wanted = [
+        prompt + choice["text"]
+        for prompt, choice in zip(["the quick"] * 2 + ["lazy"] * 2, bare["choices"], strict=True)
+    ]
+    echoed = {**asked, "echo": True, "stream": stream}
+    if stream:
+        texts = [""] * 4
+        for event in await _events(client, "/v1/completions", echoed):
+            for choice in event["choices"]:
+                texts[choice["index"]] += choice["text"]
+    else:
+        _, found = await client.post("/v1/completions", echoed)
+        texts = [choice["text"] for choice in found["choices"]]
+    assert texts == wanted
+    status, found = await client.post("/v1/completions", {**asked, "echo": True, "logprobs": 1})
+    assert (status, found["error"]["param"]) == (400, "echo")
+
+
 async def test_tokens_and_their_text_are_the_same_prompt(client: Any, tiny_ladder: Any) -> None:
     from transformers import AutoTokenizer
 
