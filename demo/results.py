@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from demo.recipe import RECIPES
 from demo.tasks import FAMILIES
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
@@ -17,22 +16,22 @@ def table(results: Mapping[str, Any]) -> str:
     models = results["models"]
     long = {family.name for family in FAMILIES if family.long}
     rows = [
-        ["family", "answers", *RECIPES],
-        ["---", "---", *("---:" for _ in RECIPES)],
+        ["family", "answers", *models],
+        ["---", "---", *("---:" for _ in models)],
         *(
             [name, "long" if name in long else "short", *_shares(models, name)]
-            for name in sorted(models["river"]["right"])
+            for name in sorted(next(iter(models.values()))["right"])
             if name != OVERALL
         ),
         ["**all**", "", *_shares(models, OVERALL)],
-        ["parameters", "", *(f"{models[name]['parameters']:,}" for name in RECIPES)],
-        ["megabytes", "", *(f"{models[name]['bytes'] / 1e6:.1f}" for name in RECIPES)],
+        ["parameters", "", *(f"{models[name]['parameters']:,}" for name in models)],
+        ["megabytes", "", *(f"{models[name]['bytes'] / 1e6:.1f}" for name in models)],
     ]
     return "\n".join(map(_row, rows))
 
 
 def _shares(models: Mapping[str, Any], family: str) -> list[str]:
-    return [f"{models[name]['right'][family]:.0%}" for name in RECIPES]
+    return [f"{models[name]['right'][family]:.0%}" for name in models]
 
 
 def _row(cells: Sequence[str]) -> str:
