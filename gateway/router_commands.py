@@ -186,6 +186,13 @@ def _add_train(steps: Steps) -> None:
         "possible (default: %(default)s)",
     )
     parser.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="what a token of a tier's answer costs, in any unit (default: latencies are costs)",
+    )
+    parser.add_argument(
         "--estimator",
         action="append",
         metavar="NAME",
@@ -205,13 +212,23 @@ def _train(options: argparse.Namespace) -> int:
     trained = train(table, candidates=_candidates(options.estimator), say=_say)
     trained.router.save(options.router)
     trained.judge.save(options.router)
-    fitting = scored(table_of(outcomes, "thresholds", options.tier), *trained)
+    prices = dict(map(_price, options.price)) or None
+    fitting = scored(table_of(outcomes, "thresholds", options.tier), *trained, prices)
     thresholds = fit_thresholds(fitting, Goal(options.quality, options.objective))
     predicted = effect(fitting, thresholds)._asdict()
     policy = {"tiers": thresholds.document(), "fitted_on": len(fitting), "predicted": predicted}
+    policy["prices"] = prices
     (options.router / "policy.json").write_text(json.dumps(policy, indent=1) + "\n")
     _say(f"thresholds: {json.dumps(policy)}")
     return 0
+
+
+def _price(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise RouterCommandError(f"--price: got {text!r}, expected NAME=NUMBER") from None
 
 
 def _candidates(names: Sequence[str] | None) -> Sequence[Any]:
@@ -245,7 +262,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     router, judge = Router.load(options.router), Judge.load(options.router)
     policy = json.loads((options.router / "policy.json").read_text())
-    report = evaluate_outcomes(_read(options.outcomes), router, judge, policy["tiers"])
+    report = evaluate_outcomes(
+        _read(options.outcomes), router, judge, policy["tiers"], prices=policy["prices"]
+    )
     (options.router / "evaluation.json").write_text(json.dumps(report, allow_nan=False) + "\n")
     tables = as_markdown(report)
     print(tables)

@@ -80,6 +80,7 @@ def evaluate_outcomes(
     judge: Judge,
     policy: Mapping[str, Mapping[str, float]],
     *,
+    prices: Mapping[str, float] | None = None,
     dial: Sequence[float] = DIAL,
 ) -> Report:
     """``evaluate`` of a saved router and policy on recorded outcomes, with NaN as None.
@@ -89,16 +90,18 @@ def evaluate_outcomes(
     table = table_of(outcomes, "test", router.tiers)
     fitting = None
     if any(outcome.split == "thresholds" for outcome in outcomes):
-        fitting = scored(table_of(outcomes, "thresholds", router.tiers), router, judge)
+        fitting = scored(table_of(outcomes, "thresholds", router.tiers), router, judge, prices)
     lengths = np.array([len(request_text(request).asked) for request in table.requests])
     report = evaluate(
-        scored(table, router, judge),
+        scored(table, router, judge, prices),
         thresholds_from(policy, router.tiers),
         fitting=fitting,
         heuristics={"shorter is easier": -lengths.astype(np.float64)},
         dial=dial,
     )
-    found: Report = _without_nan(report | {"decision_ms": decision_ms(router, table.requests)})
+    found: Report = _without_nan(
+        report | {"decision_ms": decision_ms(router, table.requests), "prices": dict(prices or {})}
+    )
     return found
 
 

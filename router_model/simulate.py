@@ -90,8 +90,12 @@ class Replay(NamedTuple):
     cost: Floats
 
 
-def scored(table: OutcomeTable, router: Router, judge: Judge) -> ScoredTable:
+def scored(
+    table: OutcomeTable, router: Router, judge: Judge, prices: Mapping[str, float] | None = None
+) -> ScoredTable:
     """Let router and judge, who must not have seen these prompts, speak on all of them.
+
+    ``prices``: what a token of each tier's answer costs, in any unit; None: latencies are costs.
 
     Raises:
         SplitMismatch: the router was trained on some of these prompts.
@@ -107,7 +111,7 @@ def scored(table: OutcomeTable, router: Router, judge: Judge) -> ScoredTable:
         np.array([_judged(row, r, judge) for row, r in zip(table.outcomes, readings, strict=True)]),
         np.array([[_confidence(outcome) for outcome in row] for row in table.outcomes]),
         table.correct(),
-        relative_costs(table),
+        relative_costs(table, prices),
         table.families,
     )
 
@@ -134,14 +138,22 @@ def evidence_of(outcome: Outcome, reading: Reading) -> AnswerEvidence:
     )
 
 
-def relative_costs(table: OutcomeTable) -> Floats:
-    """(N, tiers) latencies, or where one is unknown tokens; 1 is the last tier's mean."""
-    known = [[outcome.latency_ms for outcome in row] for row in table.outcomes]
-    if any(each is None for row in known for each in row):
-        costs = table.tokens()
+def relative_costs(table: OutcomeTable, prices: Mapping[str, float] | None = None) -> Floats:
+    """(N, tiers) priced tokens, else latencies, else tokens; 1 is the last tier's mean.
+
+    Raises:
+        ModelMismatch: a tier has no price though others have.
+    """
+    if prices:
+        if missing := [tier for tier in table.tiers if tier not in prices]:
+            raise ModelMismatch(f"prices: got {sorted(prices)}, expected {missing[0]!r} too")
+        costs = table.tokens() * np.array([prices[tier] for tier in table.tiers])
     else:
-        costs = np.array(known, dtype=np.float64)
-    return costs / max(float(costs[:, -1].mean()), 1e-9)
+        known = [[outcome.latency_ms for outcome in row] for row in table.outcomes]
+        timed = all(each is not None for row in known for each in row)
+        costs = np.array(known, dtype=np.float64) if timed else table.tokens()
+    relative: Floats = costs / max(float(costs[:, -1].mean()), 1e-9)
+    return relative
 
 
 def first_tier(table: ScoredTable, thresholds: Thresholds) -> Places:

@@ -92,3 +92,14 @@ def test_costs_are_relative_to_the_last_tier(made_table: MakeTable, saved: Path)
     table = scored(made_table("test", 40), Router.load(saved), Judge.load(saved))
     assert table.costs[:, -1].mean() == pytest.approx(1.0)
     assert table.costs[:, 0].mean() < table.costs[:, 1].mean() < 1.0
+
+
+def test_priced_tokens_are_costs_and_every_tier_needs_a_price(
+    made_table: MakeTable, saved: Path
+) -> None:
+    router, judge = Router.load(saved), Judge.load(saved)
+    prices = {"brook": 1.0, "creek": 2.0, "river": 10.0}
+    table = scored(made_table("test", 40), router, judge, prices)
+    np.testing.assert_allclose(table.costs[:, 0], table.costs[:, 2] / 10)
+    with pytest.raises(ModelMismatch, match="'river' too"):
+        scored(made_table("test", 5), router, judge, {"brook": 1.0, "creek": 2.0})
