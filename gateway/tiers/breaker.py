@@ -65,6 +65,9 @@ class Breaker:
 
     def failed(self) -> None:
         """The server did not answer, or broke off."""
+        late = self._open_until is not None and not self._probing
+        if late:  # it began before the breaker opened: no news, and no probe
+            return
         self._failures += 1
         self._probing = False
         if self._open_until is not None or self._failures >= self._limit:

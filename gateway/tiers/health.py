@@ -15,6 +15,8 @@ from gateway.tiers.client import TierClient
 _log = logging.getLogger(__name__)
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _LEAST_PAUSE_S = 0.05  # between probes, however loudly somebody asks for one
+_UNWELL = frozenset((401, 403, 408, 429, 502, 503, 504))
+"""A foreign server may fail at listing its models and still answer; these say that it would not."""
 _LONGEST_BODY = 1024 * 1024
 
 
@@ -67,9 +69,9 @@ async def _ask(client: TierClient) -> Mapping[str, Any] | None:
     try:
         listed = await _get(client, f"{client.address.base}/models")
     except aiohttp.ClientResponseError as error:
-        if error.status in (404, 405, 501) and not client.config.engine:
-            return {}
-        raise
+        if client.config.engine or error.status in _UNWELL:
+            raise
+        return {}
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
         return {}

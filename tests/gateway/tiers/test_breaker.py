@@ -76,6 +76,14 @@ def test_a_probe_whose_caller_left_lets_the_next_one_go() -> None:
     assert breaker.begin()
 
 
+def test_requests_that_fail_together_open_it_once() -> None:
+    breaker = _breaker(Clock())
+    assert all(breaker.begin() for _ in range(32))
+    for _ in range(32):
+        breaker.failed()
+    assert breaker.retry_after_s() == 1
+
+
 @given(st.floats(0, 1))
 def test_jitter_keeps_the_pause_between_half_and_whole(drawn: float) -> None:
     breaker = Breaker(failures=1, first_pause_s=8, clock=Clock(), jitter=lambda: drawn)

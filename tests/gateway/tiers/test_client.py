@@ -273,9 +273,10 @@ async def test_health_reads_what_a_server_lists(foreign: Any, tier_of: Any) -> N
     foreign.models = web.json_response({"data": [{"id": "other"}, entry]})
     await probe(tier)
     assert (tier.fingerprint, tier.max_model_len) == ("fp_x", 4096)
-    foreign.models = web.json_response({}, status=500)
-    await probe(tier)
-    assert not tier.usable()
+    for status, usable in ((503, False), (500, True), (401, False), (404, True)):
+        foreign.models = web.json_response({}, status=status)
+        await probe(tier)
+        assert tier.usable() == usable
     foreign.models = web.json_response("nonsense")
     await probe(tier)
     assert tier.usable()
