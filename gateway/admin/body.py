@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import NoReturn
 
 from aiohttp import web
@@ -35,10 +36,13 @@ async def read_tiers(request: web.Request) -> Json:
 async def read_json(request: web.Request) -> Json:
     """The body as JSON. NaN and infinities pass, for whoever can name the field to refuse."""
     raw = bytearray()
-    async for chunk in request.content.iter_chunked(16 * 1024):
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            raise Problem(413, f"The body is longer than {MAX_BODY_BYTES} bytes.")
+    try:
+        async for chunk in request.content.iter_chunked(16 * 1024):
+            raw += chunk
+            if len(raw) > MAX_BODY_BYTES:
+                raise Problem(413, f"The body is longer than {MAX_BODY_BYTES} bytes.")
+    except web.RequestPayloadError:
+        raise Problem(400, "The body could not be read.") from None
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError):
@@ -48,8 +52,8 @@ async def read_json(request: web.Request) -> Json:
 def _unrepeated(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)[:64]
+        counted = Counter(key for key, _ in pairs)
+        twice = next(key for key, times in counted.items() if times > 1)[:64]
         raise Problem(422, f"{twice}: given twice", field=twice)
     return found
 

@@ -149,6 +149,13 @@ async def test_bytes_that_are_no_text_are_400(serve: Any) -> None:
     await problem_of(await served.call("PUT", data=b'{"tiers": "\xff"}', headers=ANY), 400)
 
 
+async def test_a_body_that_is_not_compressed_as_it_says_is_400(serve: Any) -> None:
+    served = await serve()
+    headers = {"If-Match": "*", "Content-Encoding": "gzip"}
+    response = await served.call("PUT", data=b"no gzip", headers=headers)
+    assert response.status == 400
+
+
 async def test_a_patch_changes_only_what_it_names(serve: Any) -> None:
     served = await serve()
     patch = {"tiers": {"creek": {"accept": 0.9}}}
