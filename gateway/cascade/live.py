@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from gateway.cascade.policy import Policy, Rung
 from gateway.errors import PolicyRefused, StalePolicy, StoreUnavailable
-from gateway.store.sealed import Seal
+from gateway.store.sealed import MAGIC, Seal
 from gateway.store.store import Store
 
 POLL_S = 0.4
+_LEAST_PAUSE_S = 0.05  # between two looks, however loudly the store is announced to have changed
 _ATTEMPTS = 5  # against other writers, for those who do not care what they replace
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class LivePolicy:
         self._state_file = state_file
         self._current = _newer(initial, _read_file(state_file, initial.ladder))
         self._lock = asyncio.Lock()
+        self._said_foreign = False
         self._following: asyncio.Task[None] | None = None
 
     @property
@@ -100,6 +102,7 @@ class LivePolicy:
     async def _follow(self) -> None:
         while True:
             await self._store.wait_changed(self._key, POLL_S)
+            await asyncio.sleep(_LEAST_PAUSE_S)
             try:
                 await self.sync()
             except StoreUnavailable:
@@ -140,6 +143,12 @@ class LivePolicy:
     def _open(self, raw: bytes | None) -> Policy | None:
         payload = self._seal.open(self._key, raw)
         if payload is None:
+            if raw is not None and raw.startswith(MAGIC) and not self._said_foreign:
+                self._said_foreign = True
+                _log.error(
+                    "the policy in the store was sealed with another secret and is replaced; "
+                    "gateways on one Redis must share SPILLWAY_SECRET"
+                )
             return None
         try:
             return Policy.decode(payload, self._current.ladder)

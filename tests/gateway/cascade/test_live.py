@@ -163,6 +163,31 @@ async def test_a_policy_sealed_with_another_secret_is_not_believed() -> None:
     assert live.current.version == 2
 
 
+async def test_gateways_of_different_secrets_say_so_and_do_not_keep_the_store_busy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = _Counting()
+    lives = [
+        LivePolicy(Policy.initial(LADDER), store=store, secret=bytes([at]) * 32) for at in (1, 2)
+    ]
+    for live in lives:
+        await live.start()
+    await until(lambda: caplog.text.count("must share SPILLWAY_SECRET") == 2)
+    store.writes = 0
+    await asyncio.sleep(0.5)
+    for live in lives:
+        await live.aclose()
+    assert store.writes < 50  # unbridled they write thousands
+
+
+class _Counting(MemoryStore):
+    writes = 0
+
+    async def compare_and_set(self, key: str, *, expected: bytes | None, value: bytes) -> bool:
+        self.writes += 1
+        return await super().compare_and_set(key, expected=expected, value=value)
+
+
 async def test_ladders_that_differ_do_not_disturb_each_other(replica: Replica) -> None:
     one = await replica()
     other = await replica(Policy.initial(("brook", "creek", "river")))
