@@ -65,6 +65,8 @@ class Attempt:
             "drafted": count(self.engine.get("drafted")),
             "accepted": count(self.engine.get("accepted")),
             "by_source": sources(self.engine),
+            "narrow_margins": count(self.engine.get("narrow_margins")),
+            "seed": self.engine.get("seed"),
             "handed_up": list(self.handed_up),
             "salvaged_tokens": self.salvaged(),
         }

@@ -52,3 +52,10 @@ def test_rejected_tokens_are_those_written_and_not_shown() -> None:
     told = ledger.document("answered", 1.0)
     assert told["rejected_tokens"] == 10
     assert told["tiers"][-1] == {"tier": "down", "outcome": "unusable"}
+
+
+def test_the_seed_and_narrow_margins_of_the_engine_are_told() -> None:
+    engine = {"seed": 2**63, "narrow_margins": 1}
+    told = Attempt(tier="t", outcome="answered", engine=engine).document()
+    assert (told["seed"], told["narrow_margins"]) == (2**63, 1)
+    assert Attempt(tier="t", outcome="answered").document()["seed"] is None
