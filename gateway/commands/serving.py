@@ -87,7 +87,8 @@ async def _drain(front: Front, within_s: float) -> None:
     """Readiness goes first; whoever is being answered may finish."""
     front.draining = True
     deadline = time.monotonic() + within_s
-    while front.admission.running and time.monotonic() < deadline:  # noqa: ASYNC110
+    admission = front.admission
+    while (admission.running or admission.waiting) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from gateway.commands.serving import _drain
 from gateway.errors import ApiError
 from gateway.faces.admission import Admission
 
@@ -56,3 +58,16 @@ async def test_a_line_of_none_refuses_at_once_but_only_when_full() -> None:
     release.set()
     await task
     await hold(admission, release)
+
+
+async def test_stopping_waits_for_those_in_the_line_too() -> None:
+    class Fronted:
+        admission, draining = Admission(1, 1), False
+
+    front: Any = Fronted()
+    front.admission.waiting = 1
+    stopping = asyncio.create_task(_drain(front, 30.0))
+    await asyncio.sleep(0.1)
+    assert front.draining and not stopping.done()
+    front.admission.waiting = 0
+    await stopping
