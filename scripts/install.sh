@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3.11}
 command -v "$python" >/dev/null || python=python3
-[ -x .venv/bin/python ] || "$python" -m venv .venv 2>/dev/null || {
+# Without python3-venv a first attempt leaves a .venv that has no pip.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv 2>/dev/null || {
     echo "Cannot make a virtual environment. On Debian: apt-get install python3-venv" >&2
     exit 1
 }
