@@ -207,17 +207,24 @@ def _train(options: argparse.Namespace) -> int:
     from router_model.thresholds import Goal, effect, fit_thresholds
     from router_model.train import train
 
+    prices = dict(map(_price, options.price)) or None
+    candidates = _candidates(options.estimator)
     outcomes = _read(options.outcomes)
-    table = table_of(outcomes, "router-train", options.tier)
-    trained = train(table, candidates=_candidates(options.estimator), say=_say)
+    trained = train(
+        table_of(outcomes, "router-train", options.tier), candidates=candidates, say=_say
+    )
     trained.router.save(options.router)
     trained.judge.save(options.router)
-    prices = dict(map(_price, options.price)) or None
     fitting = scored(table_of(outcomes, "thresholds", options.tier), *trained, prices)
     thresholds = fit_thresholds(fitting, Goal(options.quality, options.objective))
     predicted = effect(fitting, thresholds)._asdict()
-    policy = {"tiers": thresholds.document(), "fitted_on": len(fitting), "predicted": predicted}
-    policy["prices"] = prices
+    policy = {
+        "tiers": thresholds.document(),
+        "goal": {"quality": options.quality, "objective": options.objective},
+        "fitted_on": len(fitting),
+        "predicted": predicted,
+        "prices": prices,
+    }
     (options.router / "policy.json").write_text(json.dumps(policy, indent=1) + "\n")
     _say(f"thresholds: {json.dumps(policy)}")
     return 0

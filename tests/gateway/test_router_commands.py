@@ -57,6 +57,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("router")
     tiers = ("--tier", "small", "--tier", "large", "--estimator", "logistic")
+    tiers += ("--price", "small=1", "--price", "large=5")
     assert run("train", "--outcomes", recorded, "--router", folder, *tiers) == 0
     return folder
 
@@ -140,4 +141,21 @@ def test_an_unknown_estimator_is_refused_with_those_there_are(
             "large",
             "--estimator",
             "magic",
+        )
+
+
+def test_a_price_that_is_no_number_is_refused(recorded: Path, tmp_path: Path) -> None:
+    with pytest.raises(GatewayError, match="got 'small=dear', expected NAME=NUMBER"):
+        run(
+            "train",
+            "--outcomes",
+            recorded,
+            "--router",
+            tmp_path,
+            "--tier",
+            "small",
+            "--tier",
+            "large",
+            "--price",
+            "small=dear",
         )
