@@ -19,6 +19,7 @@ from gateway.generation import Identity
 Role = Literal["reader", "operator", "admin", "metrics"]
 ALL_ROLES: frozenset[str] = frozenset(("reader", "operator", "admin", "metrics"))
 DEFAULT_TENANT = "default"
+TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _LONGEST_KEY = 512  # characters
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(?::\d*)?")
 
@@ -27,7 +28,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    tenant: Annotated[str, Field(pattern=TENANT_PATTERN)]
     roles: list[Role] = []
     models: list[str] | None = None
 

@@ -315,7 +315,7 @@ def _told(step: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Names
     def run(options: argparse.Namespace) -> int:
         try:
             return step(options)
-        except (RouterError, OSError, ModuleNotFoundError) as error:
+        except (RouterError, OSError, ModuleNotFoundError, ValueError) as error:
             raise RouterCommandError(str(error)) from error
 
     return run

@@ -183,6 +183,7 @@ def _write_file(path: Path, policy: Policy) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        aside.touch(mode=0o600)
         aside.write_bytes(policy.encode())
         aside.replace(path)
     except OSError as error:

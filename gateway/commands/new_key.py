@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.errors import ConfigError
-from gateway.keys import ALL_ROLES, key_digest
+from gateway.keys import ALL_ROLES, TENANT_PATTERN, key_digest
 
 _PREFIX = "sk-spillway-"
 
@@ -24,8 +25,10 @@ def new_key(tenant: str, *, roles: Sequence[str] = (), models: Sequence[str] = (
     """A key of 256 random bits for ``tenant``; no ``models`` means all of them.
 
     Raises:
-        ConfigError: an unknown role.
+        ConfigError: an unknown role, or a tenant that no keys file may hold.
     """
+    if not re.fullmatch(TENANT_PATTERN, tenant):
+        raise ConfigError(f"tenant: got {tenant!r}; expected it to match {TENANT_PATTERN}")
     unknown = sorted(set(roles) - ALL_ROLES)
     if unknown:
         raise ConfigError(f"role: got {unknown[0]!r}; expected one of {sorted(ALL_ROLES)}")

@@ -111,9 +111,9 @@ def _invitation(url: str, config: Config) -> str:
     """Three requests that work as they are printed."""
     largest = config.tiers[-1].name
     key = ' -H "authorization: Bearer $SPILLWAY_KEY"' if config.server.keys_file else ""
-    token = ' -H "authorization: Bearer $SPILLWAY_ADMIN_TOKEN"' if config.admin_token else ""
+    token = ' -H "authorization: Bearer $SPILLWAY_ADMIN_TOKEN"' if config.admin_token else key
     chat = f"curl {url}/v1/chat/completions{key} -H 'content-type: application/json' -d"
-    question = '"messages": [{"role": "user", "content": "Spell the word river backwards."}]'
+    question = '"messages": [{"role": "user", "content": "Spell backwards: river"}]'
     return f"""
 Ready: {url}   (Ctrl-C stops it)
 

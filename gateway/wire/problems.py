@@ -94,7 +94,7 @@ def _message(name: str, here: Sequence[ErrorDetails]) -> str:
     if first["type"] == "missing":
         return f"Missing required parameter: '{name}'."
     if first["type"] == "unsupported":
-        return f"Unsupported parameter: '{name}': this server cannot give it its effect."
+        return f"Unsupported parameter: '{name}'. This server does not offer it; leave it out."
     wanted = " or ".join(dict.fromkeys(_lower(one["msg"]) for one in here))
     return f"Invalid value for '{name}': {wanted}; got {_got(first['input'])}."
 

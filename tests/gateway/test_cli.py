@@ -65,6 +65,7 @@ def test_a_new_key_is_let_in_by_the_entry_printed_beside_it(
     [
         (["serve", "--config", "/nosuch.toml"], 78, "/nosuch.toml"),
         (["keys", "new", "--role", "emperor"], 78, "emperor"),
+        (["keys", "new", "--tenant", "a b"], 78, "a b"),
         (["admin", "get", "--url", "file:///etc/passwd"], 78, "http"),
         (["admin", "get", "--url", "http://127.0.0.1:9"], 1, "no gateway"),
         (["admin", "set", "brook", "start=high"], 78, "start=high"),
