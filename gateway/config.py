@@ -91,6 +91,7 @@ class RedisConfig(_Section):
     url: str | None = None
     connect_timeout_s: Seconds = 0.25
     socket_timeout_s: Seconds = 0.25
+    call_timeout_s: Seconds = 0.05  # what a request waits at most, whatever the others say
     max_connections: Count = 32
 
     @field_validator("url")

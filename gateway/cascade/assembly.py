@@ -70,6 +70,8 @@ def open_store(redis: RedisConfig) -> Store:
     if redis.url is None:
         return MemoryStore()
     limits = Limits(
+        call_s=redis.call_timeout_s,
+        pool_wait_s=redis.call_timeout_s,
         connect_s=redis.connect_timeout_s,
         socket_s=redis.socket_timeout_s,
         connections=redis.max_connections,

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.cascade.assembly import initial_policy, open_store, running_cascade
 from gateway.config import Config, RedisConfig
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StoreUnavailable
 from gateway.store.memory import MemoryStore
 from gateway.store.redis_store import RedisStore
 
@@ -40,6 +40,19 @@ async def test_the_store_is_redis_where_a_url_is_given() -> None:
     shared = open_store(RedisConfig(url="redis://127.0.0.1:9/0"))
     assert isinstance(shared, RedisStore)
     await shared.aclose()
+
+
+async def test_a_redis_that_is_far_away_serves_whoever_waits_long_enough(proxy: Any) -> None:
+    proxy.delay_s = lambda: 0.2
+    far = {"url": proxy.url, "connect_timeout_s": 60, "socket_timeout_s": 60}
+    patient = open_store(RedisConfig(**far, call_timeout_s=60))
+    await patient.set("k", b"v", ttl_s=600)
+    assert await patient.get("k") == b"v"
+    hasty = open_store(RedisConfig(**far))
+    with pytest.raises(StoreUnavailable):
+        await hasty.get("k")
+    for store in (patient, hasty):
+        await store.aclose()
 
 
 async def test_a_restart_keeps_the_policy_and_answers_go_on(
