@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from gateway.store.lane import Limits
 from gateway.store.memory import MemoryStore
 from gateway.store.redis_store import RedisStore
 from gateway.store.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ async def running_cascade(
         ConfigError: thresholds that cannot be used.
     """
     secret = config.secret_bytes()
+    _warn_of_a_secret_of_our_own(config)
     initial = initial_policy(config)
     async with AsyncExitStack() as stack:
         store = open_store(config.redis)
@@ -77,6 +81,17 @@ def open_store(redis: RedisConfig) -> Store:
         connections=redis.max_connections,
     )
     return RedisStore(redis.url, limits=limits)
+
+
+def _warn_of_a_secret_of_our_own(config: Config) -> None:
+    """Gateways may share a state directory, so this is no error; those that do not must know."""
+    if config.redis.url is not None and config.secret is None:
+        _log.warning(
+            "redis.url is set and SPILLWAY_SECRET is not: the secret made in %s is used. Gateways "
+            "on one Redis that do not share that directory need one SPILLWAY_SECRET; without it "
+            "they share neither policy nor cached answers",
+            config.state_dir,
+        )
 
 
 def initial_policy(config: Config) -> Policy:

@@ -67,6 +67,26 @@ async def test_a_restart_keeps_the_policy_and_answers_go_on(
             await running.live.replace(lambda policy: policy.rungs, expected_etags=None)
 
 
+@pytest.mark.parametrize(
+    ("parts", "warned"),
+    [
+        ({"redis": {"url": "redis://127.0.0.1:9/0"}}, True),
+        ({"redis": {"url": "redis://127.0.0.1:9/0"}, "secret": "s" * 32}, False),
+        ({}, False),
+    ],
+)
+async def test_a_gateway_on_redis_with_a_secret_of_its_own_says_what_that_costs(
+    tmp_path: Path, scripted: Any, speech: Any, caplog: pytest.LogCaptureFixture,
+    parts: dict[str, Any], warned: bool,
+) -> None:  # fmt: skip
+    tiers = [scripted(name, speech.says("x")) for name in ("brook", "creek", "river")]
+    async with running_cascade(config(tmp_path, **parts), tiers):
+        pass
+    told = [line.getMessage() for line in caplog.records if "SPILLWAY_SECRET" in line.getMessage()]
+    assert len(told) == warned
+    assert all(str(tmp_path) in line and "s" * 32 not in line for line in told)
+
+
 async def test_it_starts_and_answers_while_redis_is_away(
     tmp_path: Path, scripted: Any, speech: Any, make_job: Any
 ) -> None:
