@@ -40,5 +40,8 @@ imports: .venv/installed-dev
 unit: .venv/installed-dev
 	$(BIN)/pytest
 
+bench: .venv/installed-dev ## Measure the ladder behind the gateway.
+	$(BIN)/python -m benchmarks.ladder
+
 clean: ## Forget the installation and every cache.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
