@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -81,7 +80,7 @@ def _front(config: Config, keys: Keys, fleet: Fleet, running: Running, counted: 
         admission=Admission(server.max_concurrent, server.max_queue),
         metrics=counted,
         policy_version=lambda: running.live.current.version,
-        hosts=None if keys.required or server.allow_anonymous else own_names(server.host),
+        hosts=None if keys.required else own_names(server.host, *server.allowed_hosts),
         admin_has_token=config.admin_token is not None,
     )
     counted.watch(
@@ -93,9 +92,9 @@ def _front(config: Config, keys: Keys, fleet: Fleet, running: Running, counted: 
     return front
 
 
-def own_names(host: str) -> frozenset[str]:
+def own_names(*hosts: str) -> frozenset[str]:
     """Hosts a keyless server answers to, so that no web page can rebind a name of its own to us."""
-    return frozenset((*_LOCAL_NAMES, re.sub(r"[\[\]]", "", host).lower()))
+    return frozenset((*_LOCAL_NAMES, *(host.strip("[]").lower() for host in hosts)))
 
 
 def _version_header(version: Callable[[], int]) -> Callable[[], dict[str, str]]:

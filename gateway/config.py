@@ -39,10 +39,18 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     return path if path.is_absolute() else Path(base) / path
 
 
+def _bare_host(host: str) -> str:
+    name = host.strip().lower()
+    if not re.fullmatch(r"[a-z0-9_.-]+|\[?[0-9a-f.]*:[0-9a-f:.]*\]?", name):
+        raise ValueError("expected a host name or address, without port or path")
+    return name.strip("[]")
+
+
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_file)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Host = Annotated[str, AfterValidator(_bare_host)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -69,11 +77,18 @@ class ServerConfig(_Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000  # 0: any free port
     keys_file: ConfigPath | None = None
     allow_anonymous: bool = False  # callers without a key on an address others can reach
+    allowed_hosts: tuple[Host, ...] = ()  # names we go by without keys, beside loopback's and host
     max_body_bytes: Count = 4 * 1024 * 1024
     max_concurrent: Count = 256  # requests answered at once
     max_queue: Annotated[int, Field(ge=0)] = 256  # requests waiting for a place
     shutdown_s: Seconds = 20.0  # running requests may finish for this long
     keepalive_s: Seconds = 75.0
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        """A variable of the environment lists them with commas."""
+        return given.split(",") if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _strangers_need_keys(self) -> Self:

@@ -15,6 +15,7 @@ _ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "SPILLWAY_PORT": ("server", "port"),
     "SPILLWAY_KEYS_FILE": ("server", "keys_file"),
     "SPILLWAY_ALLOW_ANONYMOUS": ("server", "allow_anonymous"),
+    "SPILLWAY_ALLOWED_HOSTS": ("server", "allowed_hosts"),
     "SPILLWAY_REDIS_URL": ("redis", "url"),
     "SPILLWAY_STATE_DIR": ("state_dir",),
     "SPILLWAY_ADMIN_TOKEN": ("admin_token",),

@@ -158,6 +158,41 @@ async def test_a_keyless_gateway_refuses_a_rebound_host(
         assert response.status == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),  # the port that is published
+        ("127.0.0.1:8000", 200),  # the same, and the health check inside
+        ("Gateway.LAN:8000", 200),
+        ("[fd00::7]:8000", 200),
+        ("evil.example", 403),
+        ("evil.example:8000", 403),
+        ("", 403),
+    ],
+)
+async def test_callers_without_a_key_name_a_host_of_ours_on_any_address(
+    tmp_path: Path, other_server: str, http: aiohttp.ClientSession, host: str, status: int
+) -> None:
+    server = {"host": "0.0.0.0", "allow_anonymous": True}
+    names = {"allowed_hosts": ["gateway.lan", "[FD00::7]"]}
+    app = create_app(config(tmp_path, other_server, server=server | names))
+    async with listening(app) as url:
+        for path in ("/v1/models", "/livez"):
+            async with http.get(url + path, headers={"Host": host}) as response:
+                assert response.status == status
+
+
+async def test_with_keys_any_host_will_do(
+    tmp_path: Path, other_server: str, http: aiohttp.ClientSession
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[[key]]\nhash = "{key_digest("sk-a").hex()}"\ntenant = "a"\n')
+    app = create_app(config(tmp_path, other_server, server={"keys_file": keys}))
+    headers = {"Host": "gateway.example", "Authorization": "Bearer sk-a"}
+    async with listening(app) as url, http.get(f"{url}/v1/models", headers=headers) as response:
+        assert response.status == 200
+
+
 def test_keys_that_cannot_be_read_stop_the_start(tmp_path: Path) -> None:
     server = {"keys_file": tmp_path / "none.toml"}
     with pytest.raises(ConfigError, match="readable"):

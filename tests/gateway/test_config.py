@@ -202,3 +202,14 @@ def test_the_shipped_configuration_is_sound() -> None:
     shipped = Path(__file__).parents[2] / "demo" / "spillway.toml"
     config = load_config(shipped, {})
     assert [tier.name for tier in config.tiers] == ["brook", "creek", "river"]
+
+
+def test_allowed_hosts_are_bare_names_from_the_file_or_the_environment(write: Write) -> None:
+    listed = 'allowed_hosts = ["A.example", "[::2]", "10.0.0.7"]'
+    path = write(GOOD.replace("port = 8001", f"port = 8001\n{listed}"))
+    assert load_config(path, {}).server.allowed_hosts == ("a.example", "::2", "10.0.0.7")
+    environ = {"SPILLWAY_ALLOWED_HOSTS": "b.example, c.example"}
+    assert load_config(path, environ).server.allowed_hosts == ("b.example", "c.example")
+    for wrong in ("a.example:8000", "http://a.example", "a.example/x", ",", "*"):
+        message = _refused(path, {"SPILLWAY_ALLOWED_HOSTS": wrong})
+        assert "allowed_hosts" in message
