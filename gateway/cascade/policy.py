@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -111,6 +111,15 @@ class Policy:
             for name in names[:-1]
         )
         return cls(1, (*rungs, *(Rung(name) for name in names[-1:])))
+
+    def among(self, tiers: Collection[str]) -> Self:
+        """This policy where only ``tiers`` may be asked; the answer of the last of them stands.
+
+        Raises:
+            PolicyRefused: the ladder has none of them.
+        """
+        kept = [rung for rung in self.rungs if rung.tier in tiers]
+        return replace(self, rungs=(*kept[:-1], *(Rung(rung.tier) for rung in kept[-1:])))
 
     def successor(self, rungs: tuple[Rung, ...]) -> Self:
         """The next version, with other thresholds."""

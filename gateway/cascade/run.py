@@ -17,7 +17,7 @@ from gateway.cascade.policy import Policy
 from gateway.cascade.receipt import Ledger
 from gateway.cascade.walk import Asked, Kept, Walk
 from gateway.errors import ApiError, ConfigError
-from gateway.generation import AnswerEvent, Finished, Job, Started, Tier
+from gateway.generation import AnswerEvent, Finished, Identity, Job, Started, Tier
 
 AUTO = "auto"
 _log = logging.getLogger(__name__)
@@ -65,9 +65,7 @@ class Cascade:
         self._policy = policy
         self._estimator = estimator
         self._cache = cache
-        self._fallback = (
-            None if start_without_router is None else self._names.index(start_without_router)
-        )
+        self._fallback = start_without_router
         self._max_escalations = max_escalations
         self._deadline_s = deadline_s
         self._escalated = escalated or _ignore
@@ -75,8 +73,9 @@ class Cascade:
 
     async def answer(self, job: Job) -> AsyncGenerator[AnswerEvent]:
         """See ``Answerer``."""
-        began, policy = self._clock(), self._policy.current
+        began = self._clock()
         tiers = self._tiers_for(job)
+        policy = self._policy.current.among([tier.name for tier in tiers])
         found = await self._look(job, tiers, policy)
         if found is not None and found.entry is not None:
             for event in _replay(found, found.entry, policy, self._clock, began):
@@ -88,8 +87,13 @@ class Cascade:
                 yield event
 
     def _tiers_for(self, job: Job) -> tuple[Tier, ...]:
+        """The only tiers that this job may be answered by.
+
+        Raises:
+            ApiError: there is none.
+        """
         if job.model == AUTO:
-            return self.tiers
+            return self._tiers_of(job.identity)
         if job.model not in self._names:
             raise ApiError(
                 404,
@@ -99,13 +103,26 @@ class Cascade:
             )
         return (self.tiers[self._names.index(job.model)],)
 
+    def _tiers_of(self, identity: Identity) -> tuple[Tier, ...]:
+        """Every tier for a key that allows `auto` alone, else those that it names beside it."""
+        named = None if identity.allowed_models is None else identity.allowed_models - {AUTO}
+        if named is None or (not named and identity.allowed_models):
+            return self.tiers
+        found = tuple(tier for tier in self.tiers if tier.name in named)
+        if not found:
+            raise ApiError(
+                403,
+                "Your API key allows no model that is served here.",
+                type="permission_error",
+                param="model",
+                code="model_not_allowed",
+            )
+        return found
+
     async def _look(self, job: Job, tiers: tuple[Tier, ...], policy: Policy) -> Lookup | None:
         if self._cache is None:
             return None
-        pinned = job.model != AUTO
-        return await self._cache.look(
-            job, tiers, lambda entry: pinned or self._still_serves(policy, entry)
-        )
+        return await self._cache.look(job, tiers, partial(self._still_serves, policy))
 
     def _still_serves(self, policy: Policy, entry: Entry) -> bool:
         comparable = entry.estimator == self._version
@@ -127,13 +144,14 @@ class Cascade:
         outlook = self._read(job) if job.model == AUTO else None
         router_ms = self._ms_since(router_began)
         probabilities = outlook.probabilities if outlook else None
-        start = start_index(policy, probabilities, self._fallback)
+        fallback = policy.index(self._fallback) if self._fallback in policy.ladder else None
+        start = start_index(policy, probabilities, fallback)
         limit_s = self._deadline_s if job.deadline_s is None else job.deadline_s
         return Walk(
             Asked(
                 job=job,
                 tiers=tiers,
-                order=attempt_order(policy, start) if job.model == AUTO else (0,),
+                order=attempt_order(policy, start),
                 policy=policy,
                 outlook=outlook,
                 judge_rivals=self._estimator.top_logprobs if self._estimator else None,
@@ -143,7 +161,7 @@ class Cascade:
             Ledger(
                 policy_version=policy.version,
                 cache=found.status if found else None,
-                start=tiers[start].name if job.model == AUTO else job.model,
+                start=tiers[start].name,
                 probabilities=probabilities,
                 router_ms=router_ms,
             ),
@@ -182,7 +200,7 @@ class Cascade:
             probabilities=kept.probabilities,
             estimator=self._version,
         )
-        if job.model != AUTO or self._still_serves(policy, entry):
+        if self._still_serves(policy, entry):
             self._cache.keep(found, job, tiers, entry)
 
     def _ms_since(self, moment: float) -> float:

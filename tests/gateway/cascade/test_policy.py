@@ -118,3 +118,12 @@ def test_a_successor_has_the_next_version_and_leaves_the_old_one_alone() -> None
     assert (old.version, new.version) == (1, 2)
     assert old.rungs[0] == Rung("brook", 0.5, 0.5)
     assert new.etag != old.etag
+
+
+def test_among_some_of_its_tiers_a_policy_keeps_their_thresholds_and_the_last_has_none() -> None:
+    policy = Policy(7, (Rung("a", 0.1, 0.2), Rung("b", 0.3, 0.4), Rung("c")))
+    assert policy.among({"a", "b"}) == Policy(7, (Rung("a", 0.1, 0.2), Rung("b")))
+    assert policy.among({"c", "b", "elsewhere"}) == Policy(7, (Rung("b", 0.3, 0.4), Rung("c")))
+    assert policy.among(policy.ladder) == policy
+    with pytest.raises(PolicyRefused):
+        policy.among({"elsewhere"})

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError, ConfigError, TierBroken, TierUnavailable
-from gateway.generation import Delta, Job, Started, TierDone, TierEvent, Usage
+from gateway.generation import Delta, Identity, Job, Started, TierDone, TierEvent, Usage
 from gateway.tiers.refusals import TierBusy
 
 SURE = {"brook": 0.9, "creek": 0.9, "river": 0.9}
@@ -143,6 +143,65 @@ async def test_a_pinned_model_is_asked_straight_whatever_the_policy_says(
     assert [delta.text for delta in got.deltas] == ["I am ", "brook"]
     assert ladder["brook"].bodies == [job.body]
     assert not ladder["river"].bodies
+
+
+def allowed(*models: str) -> Identity:
+    return Identity(tenant="t", allowed_models=frozenset(models))
+
+
+@pytest.mark.parametrize(
+    ("models", "outcomes"),
+    [
+        (("auto",), [("brook", "rejected"), ("creek", "rejected"), ("river", "answered")]),
+        (("auto", "brook"), [("brook", "answered")]),
+        (("auto", "brook", "creek"), [("brook", "rejected"), ("creek", "answered")]),
+        (("auto", "creek", "river", "gone"), [("creek", "rejected"), ("river", "answered")]),
+    ],
+)
+async def test_auto_alone_lets_a_key_use_every_tier_and_tiers_named_beside_it_only_those(
+    make_cascade: Any, make_job: Any, asking: Any, estimator: Any, ladder: Any,
+    models: tuple[str, ...], outcomes: list[tuple[str, str]],
+) -> None:  # fmt: skip
+    cascade = make_cascade(estimator=estimator(SURE, {"brook": 0.1, "creek": 0.2}))
+    got = await asking(cascade, make_job(identity=allowed(*models)))
+    assert got.outcomes == outcomes
+    assert got.finished.receipt["start"] == outcomes[0][0]
+    asked = [name for name, tier in ladder.items() if tier.bodies]
+    assert asked == [name for name, _ in outcomes]
+
+
+async def test_a_key_never_falls_back_to_a_tier_it_does_not_name(
+    make_cascade: Any, make_job: Any, asking: Any, ladder: Any
+) -> None:
+    cascade = make_cascade(start_without_router="creek")
+    got = await asking(cascade, make_job(identity=allowed("auto", "brook", "river")))
+    assert got.started.tier == "river"
+    ladder["brook"].up = False
+    with pytest.raises(ApiError) as refused:
+        await asking(cascade, make_job(identity=allowed("auto", "brook")))
+    assert refused.value.status == 503
+    assert not ladder["creek"].bodies
+
+
+@pytest.mark.parametrize("models", [("auto", "gone"), ()])
+async def test_a_key_that_names_no_tier_there_is_is_refused(
+    make_cascade: Any, make_job: Any, asking: Any, models: tuple[str, ...]
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        await asking(make_cascade(), make_job(identity=allowed(*models)))
+    assert (refused.value.status, refused.value.code) == (403, "model_not_allowed")
+
+
+async def test_a_cached_answer_of_a_tier_that_a_key_does_not_name_is_not_given_to_it(
+    make_cascade: Any, make_job: Any, asking: Any
+) -> None:
+    cascade, greedy = make_cascade(cached=True), {"temperature": 0}
+    assert (await asking(cascade, make_job(body=greedy))).started.tier == "river"
+    await cascade._cache.flush()
+    got = await asking(cascade, make_job(body=greedy, identity=allowed("auto", "brook")))
+    assert (got.started.tier, got.text) == ("brook", "I am brook")
+    again = await asking(cascade, make_job(body=greedy))
+    assert "hit" in again.started.cache_status
 
 
 async def test_an_unknown_model_is_not_found(make_cascade: Any, make_job: Any, asking: Any) -> None:
