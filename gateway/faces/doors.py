@@ -7,9 +7,10 @@ import time
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from gateway.admin.problem import Problem
 from gateway.errors import ApiError
 from gateway.faces.answering import ANSWERED_BY
-from gateway.faces.front import FRONT, IDENTITY
+from gateway.faces.front import FRONT, IDENTITY, Front
 from gateway.keys import host_name
 
 OPEN = frozenset(("/livez", "/readyz"))
@@ -22,8 +23,18 @@ _WRITERS = frozenset(("operator", "admin"))
 
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Establish the caller before any handler runs; refuse hosts that are not ours."""
-    front = request.app[FRONT]
+    """Establish the caller before any handler runs. Admin routes refuse in problems only."""
+    try:
+        _admit(request, request.app[FRONT], route_of(request))
+    except ApiError as error:
+        if not route_of(request).startswith(ADMIN):
+            raise
+        return Problem.of(error).response()
+    return await handler(request)
+
+
+def _admit(request: web.Request, front: Front, route: str) -> None:
+    """Raises ApiError: 403 a host that is not ours, 401 no key, 403 a key without the role."""
     if front.hosts is not None and host_name(request.host) not in front.hosts:
         raise ApiError(
             403,
@@ -31,11 +42,9 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
             type="permission_error",
             code="host_not_allowed",
         )
-    route = route_of(request)
     if _needs_key(route, front.admin_has_token):
         request[IDENTITY] = front.keys.identify(request.headers.get("Authorization"))
         _check_role(request, route)
-    return await handler(request)
 
 
 def _needs_key(route: str, admin_has_token: bool) -> bool:

@@ -24,6 +24,11 @@ async def problem_of(response: Any, status: int) -> dict[str, Any]:
     document: dict[str, Any] = await response.json(content_type=None)
     assert document["status"] == status
     assert set(document) >= {"type", "title", "detail"}
+    error = document["error"]  # what OpenAI's clients look for
+    assert error["message"] == document["detail"]
+    assert error["param"] == document.get("field")
+    assert error["type"] in ("invalid_request_error", "server_error")
+    assert error["code"] or status == 400
     return document
 
 

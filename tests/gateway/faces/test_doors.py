@@ -94,6 +94,28 @@ async def test_an_admin_token_replaces_keys_on_admin_routes_only(start: Any) -> 
                 assert response.status == 401, path
 
 
+async def test_the_doors_of_admin_routes_refuse_in_the_admin_apis_own_shape(start: Any) -> None:
+    given = {"keys": keys(a=Identity(tenant="a")), "hosts": own_names(), "more_routes": ADMIN}
+    refusals = [
+        ({}, 401, "invalid_api_key"),
+        (bearer("a"), 403, "forbidden"),
+        ({**bearer("a"), "Host": "evil.example"}, 403, "host_not_allowed"),
+    ]
+    async with start(**given) as served:
+        for headers, status, code in refusals:
+            async with served.http.get(served.url + "/admin/cascade", headers=headers) as response:
+                told = await response.json(content_type="application/problem+json")
+            assert (response.status, told["status"], told["error"]["code"]) == (
+                status,
+                status,
+                code,
+            )
+            assert told["detail"] == told["error"]["message"]
+            assert ("WWW-Authenticate" in response.headers) == (status == 401)
+            async with served.http.get(served.url + "/v1/models", headers=headers) as response:
+                assert response.content_type == "application/json"
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
