@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ import torch
 
 from drafting.cost import StepCost
 from verifier.choice import Choice
-from verifier.errors import QueueFull, RequestRefused
+from verifier.errors import EngineBroken, QueueFull, RequestRefused
 from verifier.intake import Intake
 from verifier.loading import LoadedModel
 from verifier.request import GenerationRequest, SourceCount, StepOutput
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_SOURCES = (
     "prompt_lookup", "prediction", "rejected_answer", "near_hit", "recent_answer", "draft_model",
 )  # fmt: skip
+MOST_FAILURES = 5
+"""Steps of one model that may fail in a row; then nothing but a new process will mend it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ class Engine:
         self._submitted: deque[Choice] = deque()
         self._cancelled: deque[str] = deque()
         self._alive: dict[tuple[str, int], str] = {}  # choice: its model
+        self._failures: Counter[str] = Counter()  # steps in a row, by model
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -126,14 +129,14 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
-        """One iteration over every model with work; [] when idle."""
+        """One iteration over every model with work; [] when idle.
+
+        Raises:
+            EngineBroken: a model failed at ``MOST_FAILURES`` steps in a row.
+        """
         outputs = self._take_in()
-        for name, decoder in self._decoders.items():
-            try:
-                outputs += decoder.step()
-            except Exception as error:  # one model's fault must not end the other's requests
-                logger.exception("a step of model %s failed", name)
-                outputs += decoder.abandon(f"internal error: {type(error).__name__}")
+        for name in self._decoders:
+            outputs += self._step(name)
         ended = [output for output in outputs if output.receipt is not None]
         with self._lock:
             for output in ended:
@@ -147,6 +150,23 @@ class Engine:
     def stats(self) -> EngineStats:
         """Counters for metrics; safe from any thread."""
         return EngineStats(models={name: self._stats(name) for name in self._decoders})
+
+    def _step(self, name: str) -> list[StepOutput]:
+        decoder = self._decoders[name]
+        before = decoder.counts.steps
+        try:
+            outputs = decoder.step()
+        except Exception as error:  # one model's fault must not end the other's requests
+            logger.exception("a step of model %s failed", name)
+            self._failures[name] += 1
+            if self._failures[name] >= MOST_FAILURES:
+                raise EngineBroken(
+                    f"{MOST_FAILURES} steps of model {name!r} failed in a row"
+                ) from error
+            return decoder.abandon(f"internal error: {type(error).__name__}")
+        if decoder.counts.steps > before:  # an idle step says nothing
+            del self._failures[name]
+        return outputs
 
     def _check_queue(self, model: str) -> None:
         alive = sum(1 for name in self._alive.values() if name == model)

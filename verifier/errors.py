@@ -23,3 +23,7 @@ class ContextOverflow(RequestRefused):
 
 class QueueFull(VerifierError):
     """Too many requests are waiting."""
+
+
+class EngineBroken(VerifierError):
+    """A model fails at every step; the process should end and be started anew."""

@@ -9,8 +9,8 @@ import pytest
 from transformers import LlamaConfig
 
 import verifier.setup
-from verifier.engine import Engine
-from verifier.errors import ContextOverflow, ModelRefused, QueueFull, RequestRefused
+from verifier.engine import MOST_FAILURES, Engine
+from verifier.errors import ContextOverflow, EngineBroken, ModelRefused, QueueFull, RequestRefused
 from verifier.loading import LoadedModel, load_model
 from verifier.request import SamplingParams, Speculation, StopRules
 
@@ -226,6 +226,28 @@ def test_scores_that_are_not_finite_end_that_request_alone(make_model: Any, driv
         assert failed[-1].receipt is not None
         assert [drive.tokens(outputs) for outputs in others] == expected
     assert is_empty(engine)
+
+
+def test_a_model_that_fails_at_every_step_breaks_the_engine_and_one_that_recovers_does_not(
+    llama: LoadedModel, drive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = drive.engine(llama)
+
+    def fails(times: int, start: int) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(type(llama.network), "forward", lambda *_: 1 / 0)
+            for number in range(start, start + times):
+                engine.submit(drive.request(PROMPT, name=str(number)))
+                [broken] = engine.step()
+                assert broken.error == "internal error: ZeroDivisionError"
+
+    fails(MOST_FAILURES - 1, 0)
+    assert engine.step() == []  # idle: no recovery, no failure
+    drive.run(engine, drive.request(PROMPT, name="fine"))
+    fails(MOST_FAILURES - 1, 100)
+    assert engine.step() == []
+    with pytest.raises(EngineBroken, match="5 steps of model 'llama' failed in a row"):
+        fails(1, 200)
 
 
 def test_a_step_that_breaks_ends_what_runs_and_the_engine_lives_on(
