@@ -63,7 +63,9 @@ async def _parts(config: Config, keys: Keys, app: web.Application) -> AsyncItera
     counted = Metrics()
     async with (
         running_fleet(config) as fleet,
-        running_cascade(config, fleet.tiers, escalated=counted.escalated) as running,
+        running_cascade(
+            config, fleet.tiers, escalated=counted.escalated, used=counted.used
+        ) as running,
     ):
         app[FRONT] = front = _front(config, keys, fleet, running, counted)
         app[MORE_HEADERS] = _version_header(front.policy_version)

@@ -40,7 +40,7 @@ class Metrics:
         )
         self._tokens = Counter(
             "spillway_tokens",
-            "Tokens that answers were charged for.",
+            "Tokens tiers took in and wrote, for rejected answers too; a cached answer costs none.",
             ("tier", "kind"),
             registry=registry,
         )
@@ -94,7 +94,7 @@ class Metrics:
         self._first_token.labels(tier).observe(seconds)
 
     def used(self, tier: str, usage: Usage) -> None:
-        """An answer is complete."""
+        """``tier`` gave a whole answer, whether a client sees it or not."""
         self._tokens.labels(tier, "prompt").inc(usage.prompt_tokens)
         self._tokens.labels(tier, "cached").inc(usage.cached_tokens)
         self._tokens.labels(tier, "completion").inc(usage.completion_tokens)

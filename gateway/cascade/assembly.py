@@ -14,7 +14,7 @@ from gateway.cascade.policy import Policy, Rung
 from gateway.cascade.run import Cascade
 from gateway.config import Config, RedisConfig
 from gateway.errors import ConfigError
-from gateway.generation import Tier
+from gateway.generation import Tier, Usage
 from gateway.store.lane import Limits
 from gateway.store.memory import MemoryStore
 from gateway.store.redis_store import RedisStore
@@ -35,11 +35,16 @@ class Running:
 
 @asynccontextmanager
 async def running_cascade(
-    config: Config, tiers: Sequence[Tier], *, escalated: Callable[[str], None] | None = None
+    config: Config,
+    tiers: Sequence[Tier],
+    *,
+    escalated: Callable[[str], None] | None = None,
+    used: Callable[[str, Usage], None] | None = None,
 ) -> AsyncIterator[Running]:
     """Open the store, agree on the policy, load the router; on leaving, close what was opened.
 
-    ``escalated`` is told the name of each tier whose answer was rejected.
+    ``escalated`` is told the name of each tier whose answer was rejected, ``used`` that of each
+    tier that gave one, with its usage.
 
     Raises:
         ConfigError: thresholds that cannot be used.
@@ -65,6 +70,7 @@ async def running_cascade(
             max_escalations=config.cascade.max_escalations,
             deadline_s=config.cascade.deadline_s,
             escalated=escalated,
+            used=used,
         )
         yield Running(cascade, live, cache, store)
 

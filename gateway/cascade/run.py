@@ -11,13 +11,14 @@ from typing import Protocol
 
 from gateway.cache.entry import Entry
 from gateway.cache.responses import Lookup, ResponseCache
+from gateway.cascade.asking import able
 from gateway.cascade.decide import attempt_order, start_index, still_serves
 from gateway.cascade.evidence import Estimator, Outlook
 from gateway.cascade.policy import Policy
 from gateway.cascade.receipt import Ledger
 from gateway.cascade.walk import Asked, Kept, Walk
 from gateway.errors import ApiError, ConfigError
-from gateway.generation import AnswerEvent, Finished, Identity, Job, Started, Tier
+from gateway.generation import AnswerEvent, Finished, Identity, Job, Started, Tier, Usage
 
 AUTO = "auto"
 _log = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class Cascade:
 
     ``start_without_router`` names the tier where requests begin that no estimator can read; None
     is the last one. ``max_escalations`` bounds how often a rejected answer is followed by another,
-    ``deadline_s`` holds for requests that bring none. ``escalated`` hears of each rejection.
+    ``deadline_s`` holds for requests that bring none. ``escalated`` hears of each rejection,
+    ``used`` of each whole answer a tier gave, rejected ones too, and what it cost.
 
     Raises:
         ConfigError: no tier, or a name that is no tier's.
@@ -54,6 +56,7 @@ class Cascade:
         max_escalations: int | None = None,
         deadline_s: float | None = None,
         escalated: Callable[[str], None] | None = None,
+        used: Callable[[str, Usage], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tiers = tuple(tiers)
@@ -69,12 +72,13 @@ class Cascade:
         self._max_escalations = max_escalations
         self._deadline_s = deadline_s
         self._escalated = escalated or _ignore
+        self._used = used or _ignore
         self._clock = clock
 
     async def answer(self, job: Job) -> AsyncGenerator[AnswerEvent]:
         """See ``Answerer``."""
         began = self._clock()
-        tiers = self._tiers_for(job)
+        tiers = able(job, self._tiers_for(job))
         policy = self._policy.current.among([tier.name for tier in tiers])
         found = await self._look(job, tiers, policy)
         if found is not None and found.entry is not None:
@@ -167,6 +171,7 @@ class Cascade:
             ),
             keep=partial(self._keep, found, job, tiers, policy),
             escalated=self._escalated,
+            used=self._used,
             clock=self._clock,
             began=began,
         )
@@ -226,5 +231,5 @@ def _replay(
     yield Finished(usage=entry.answer.usage, fingerprint=entry.answer.fingerprint, receipt=receipt)
 
 
-def _ignore(_: str) -> None:
+def _ignore(*_: object) -> None:
     pass

@@ -74,6 +74,7 @@ class Walk:
         *,
         keep: Callable[[Kept], None],
         escalated: Callable[[str], None],
+        used: Callable[[str, Usage], None],
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
     ) -> None:
@@ -81,6 +82,7 @@ class Walk:
         self._asked = asked
         self._keep = keep
         self._escalated = escalated
+        self._used = used
         self._clock = clock
         self._began = clock() if began is None else began
         self._rejected: list[_Rejected] = []
@@ -213,6 +215,7 @@ class Walk:
                 attempt.ms = (self._clock() - began) * 1000
                 if isinstance(event, TierDone):
                     attempt.usage = event.usage
+                    self._used(tier.name, event.usage)
                     attempt.engine = engine_part(event.receipt)
                 yield event
         finally:

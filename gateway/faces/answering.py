@@ -78,7 +78,6 @@ class Progress:
             return None
         if isinstance(event, Finished):
             self.finished[at] = event
-            self.metrics.used(self.tier_of(at), event.usage)
             return None
         if not self.spoke and event.text:
             self.spoke = True

@@ -91,6 +91,22 @@ async def test_a_configuration_becomes_a_gateway_in_front_of_other_servers(
             assert 'spillway_tier_usable{tier="river"} 1.0' in await told.text()
 
 
+async def test_tokens_are_counted_where_they_are_made_and_a_cached_answer_makes_none(
+    tmp_path: Path, other_server: str, http: aiohttp.ClientSession
+) -> None:
+    tiers = [{"name": "brook", "url": other_server, "revision": "1"}]
+    state = tmp_path / "state"
+    alone = Config.model_validate({"tiers": tiers, "state_dir": state})
+    async with listening(create_app(alone)) as url:
+        answers = [(await ask(http, url, temperature=0))[0] for _ in range(2)]
+        assert ["hit" in one.headers["cache-status"] for one in answers] == [False, True]
+        async with http.get(f"{url}/metrics") as told:
+            lines = (await told.text()).splitlines()
+    made = {line for line in lines if line.startswith("spillway_tokens_total{")}
+    assert 'spillway_tokens_total{kind="completion",tier="brook"} 2.0' in made
+    assert 'spillway_tokens_total{kind="prompt",tier="brook"} 3.0' in made
+
+
 async def test_each_response_names_the_policy_that_an_admin_just_put_in_force(
     tmp_path: Path, other_server: str, http: aiohttp.ClientSession
 ) -> None:

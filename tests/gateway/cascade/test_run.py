@@ -404,6 +404,26 @@ async def test_each_rejection_is_reported_once(
     assert told == ["brook"]
 
 
+async def test_every_whole_answer_is_counted_rejected_ones_too_and_a_replay_is_not(
+    make_cascade: Any, make_job: Any, asking: Any, estimator: Any, ladder: Any, speech: Any
+) -> None:
+    used: list[tuple[str, int, int]] = []
+    cascade = make_cascade(
+        estimator=estimator(SURE, {"brook": 0.1, "creek": 0.9}),
+        cached=True,
+        used=lambda tier, usage: used.append((tier, usage.prompt_tokens, usage.completion_tokens)),
+    )
+    job = make_job(body={"temperature": 0})
+    await asking(cascade, job)
+    assert used == [("brook", 7, 2), ("creek", 7, 2)]
+    await cascade._cache.flush()
+    assert "hit" in (await asking(cascade, job)).started.cache_status
+    assert len(used) == 2
+    ladder["creek"].script = speech.fails(TierBroken("cut"), "I a")
+    await asking(cascade, make_job())
+    assert [tier for tier, _, _ in used[2:]] == ["brook", "river"]
+
+
 def silence(*events: TierEvent) -> Any:
     async def script(job: Job, body: Mapping[str, Any]) -> AsyncIterator[TierEvent]:
         for event in events:
