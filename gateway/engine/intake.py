@@ -45,7 +45,7 @@ def chat_batch(wanted: ChatRequest, served: Served, name: str) -> Batch:
     try:
         prompt = served.chat(messages)
     except RequestRefused as error:
-        raise refused(error, "messages") from None
+        raise refused(error, wanted) from None
     longest = wanted.max_completion_tokens or wanted.max_tokens
     longest = longest or max(1, served.model.max_model_len - len(prompt))
     top = (wanted.top_logprobs or 0) if wanted.logprobs else None
@@ -70,10 +70,12 @@ def completion_batch(wanted: CompletionRequest, served: Served, name: str) -> Ba
     return replace(batch, echoes=tuple(text for text in texts for _ in range(batch.choices)))
 
 
-def refused(error: Exception, prompt_param: str) -> ApiError:
-    """What the engine would not take, as a client sees it."""
+def refused(error: Exception, wanted: CommonRequest) -> ApiError:
+    """What the engine would not take of ``wanted``, as a client sees it."""
+    prompt_param = "messages" if isinstance(wanted, ChatRequest) else "prompt"
     if isinstance(error, ContextOverflow):
-        return ApiError(400, str(error), param=prompt_param, code="context_length_exceeded")
+        param = _limit_param(wanted) if error.param == "max_tokens" else prompt_param
+        return ApiError(400, str(error), param=param, code="context_length_exceeded")
     if isinstance(error, QueueFull):
         return ApiError(
             429,
@@ -84,6 +86,12 @@ def refused(error: Exception, prompt_param: str) -> ApiError:
         )
     param = error.param if isinstance(error, RequestRefused) else None
     return ApiError(400, str(error), param=param or prompt_param)
+
+
+def _limit_param(wanted: CommonRequest) -> str:
+    """The word in which the client gave, or could give, the length of the answer."""
+    sent = isinstance(wanted, ChatRequest) and wanted.max_completion_tokens is not None
+    return "max_completion_tokens" if sent else "max_tokens"
 
 
 def plain_text(content: Text) -> str:

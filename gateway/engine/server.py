@@ -134,7 +134,7 @@ async def _answer(
                 return await streamed(request, answer, outputs)
             return await whole(answer, outputs)
     except (RequestRefused, QueueFull) as error:
-        raise refused(error, "messages" if endpoint == "chat" else "prompt") from None
+        raise refused(error, wanted) from None
 
 
 def _served(service: Service, name: str) -> Served:

@@ -246,6 +246,30 @@ async def test_a_body_that_is_no_json_object_is_400(client: Any, raw: bytes) -> 
         assert "error" in await response.json()
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 5000}, "max_tokens"),
+        ({"max_completion_tokens": 5000, "max_tokens": None}, "max_completion_tokens"),
+        ({"content": "fox " * 400}, "messages"),
+    ],
+)
+async def test_the_field_that_exceeds_the_context_is_named(
+    client: Any, chat: Any, fields: Any, param: str
+) -> None:
+    status, found = await client.post("/v1/chat/completions", chat(**fields))
+    assert (status, found["error"]["param"]) == (400, param)
+
+
+async def test_a_text_completion_names_its_own_fields(client: Any) -> None:
+    for fields, param in (
+        ({"prompt": "fox", "max_tokens": 5000}, "max_tokens"),
+        ({"prompt": "fox " * 400}, "prompt"),
+    ):
+        status, found = await client.post("/v1/completions", {"model": "large", **fields})
+        assert (status, found["error"]["param"]) == (400, param)
+
+
 async def test_a_body_too_large_is_413(client: Any) -> None:
     body = {"model": "large", "prompt": "x" * (9 * 1024 * 1024)}
     status, found = await client.post("/v1/completions", body)
