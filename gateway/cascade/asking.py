@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.cascade.answer import Answer
+from gateway.errors import ApiError
 from gateway.generation import Delta, Endpoint, Job, Json, Tier
 
 _MOST_RIVALS: Mapping[Endpoint, int] = {"chat": 20, "completions": 5}
@@ -31,6 +32,25 @@ class Question:
             return replace(delta, logprobs=None)
         entries = tuple(_fewer_rivals(entry, self.rivals) for entry in delta.logprobs)
         return replace(delta, logprobs=entries)
+
+
+def able(job: Job, tiers: Sequence[Tier]) -> tuple[Tier, ...]:
+    """Those of ``tiers`` that can give everything asked for: log-probs are never left out silently.
+
+    Raises:
+        ApiError: 400, none can.
+    """
+    if _rivals_wanted(job) is None:
+        return tuple(tiers)
+    found = tuple(tier for tier in tiers if "logprobs" in tier.capabilities)
+    if not found:
+        raise ApiError(
+            400,
+            f"The model {job.model!r} gives no log-probs here; leave 'logprobs' out.",
+            param="logprobs",
+            code="unsupported_parameter",
+        )
+    return found
 
 
 def plain_question(job: Job) -> Question:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.cascade.answer import Answer, Choice
-from gateway.cascade.asking import plain_question, question
+from gateway.cascade.asking import able, plain_question, question
+from gateway.errors import ApiError
 from gateway.generation import Delta, Usage
 
 ALL = SimpleNamespace(capabilities=frozenset({"prediction", "logprobs", "drafts"}))
@@ -98,3 +99,53 @@ def test_a_client_sees_the_log_probs_it_asked_for(
         assert shown.logprobs is not None
         assert shown.logprobs[0]["top_logprobs"] == ENTRY["top_logprobs"][:rivals]  # type: ignore[index]
     assert len(ENTRY["top_logprobs"]) == 2  # type: ignore[arg-type]
+
+
+LOG_PROBS: list[tuple[Any, Any]] = [
+    ("chat", {"logprobs": True}),
+    ("chat", {"logprobs": True, "top_logprobs": 2}),
+    ("completions", {"prompt": "x", "logprobs": 0}),
+    ("completions", {"prompt": "x", "logprobs": 5}),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "body"), LOG_PROBS)
+async def test_a_pinned_tier_that_gives_no_log_probs_refuses_them_by_name(
+    make_cascade: Any, make_job: Any, asking: Any, ladder: Any, endpoint: Any, body: Any
+) -> None:
+    ladder["brook"].capabilities = frozenset({"prediction"})
+    job = make_job(model="brook", endpoint=endpoint, body=body)
+    with pytest.raises(ApiError) as refused:
+        await asking(make_cascade(), job)
+    assert (refused.value.status, refused.value.param) == (400, "logprobs")
+    assert refused.value.code == "unsupported_parameter"
+    assert not ladder["brook"].bodies
+    assert (await asking(make_cascade(), replace(job, model="creek"))).text == "I am creek"
+
+
+@pytest.mark.parametrize(("endpoint", "body"), LOG_PROBS)
+async def test_tiers_that_give_no_log_probs_are_skipped_when_they_are_asked_for(
+    make_cascade: Any, make_job: Any, asking: Any, estimator: Any, ladder: Any, endpoint: Any,
+    body: Any,
+) -> None:  # fmt: skip
+    ladder["brook"].capabilities = ladder["river"].capabilities = frozenset()
+    sure = {"brook": 0.9, "creek": 0.9, "river": 0.9}
+    cascade = make_cascade(estimator=estimator(sure, {"brook": 0.9, "creek": 0.1}))
+    got = await asking(cascade, make_job(endpoint=endpoint, body=body))
+    assert got.text == "I am creek"
+    assert not ladder["brook"].bodies and not ladder["river"].bodies
+    ladder["creek"].capabilities = frozenset()
+    with pytest.raises(ApiError) as refused:
+        await asking(cascade, make_job(endpoint=endpoint, body=body))
+    assert (refused.value.status, refused.value.param) == (400, "logprobs")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [("chat", {"logprobs": False}), ("completions", {}), ("chat", {"prediction": {"type": "x"}})],
+)
+def test_whoever_asks_for_no_log_probs_may_be_answered_by_any_tier(
+    make_job: Any, endpoint: Any, body: Any
+) -> None:
+    plain = SimpleNamespace(capabilities=frozenset())
+    assert able(make_job(endpoint=endpoint, body=body), (plain, ALL)) == (plain, ALL)
