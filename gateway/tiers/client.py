@@ -193,12 +193,16 @@ class TierClient:
     async def _post(self, job: Job, body: Mapping[str, Json]) -> aiohttp.ClientResponse:
         while True:
             asked_usage = self._takes_usage_option
-            response = await self.session.post(
-                f"{self.address.base}/{_PATHS[job.endpoint]}",
-                json=self._wire_body(job, body),
-                headers={"x-request-id": job.request_id},
-                allow_redirects=False,
-            )
+            try:
+                response = await self.session.post(
+                    f"{self.address.base}/{_PATHS[job.endpoint]}",
+                    json=self._wire_body(job, body),
+                    headers={"x-request-id": job.request_id},
+                    allow_redirects=False,
+                )
+            except aiohttp.SocketTimeoutError as error:  # it may have stood in a line all the time
+                self.vitals.suspect.set()
+                raise TierBusy(self.name, "no answer began within the read timeout") from error
             if response.status == 200:
                 return response
             error = await self._refused(response)

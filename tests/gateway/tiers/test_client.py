@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -134,8 +135,8 @@ async def test_an_abort_in_the_middle_is_broken_and_before_it_unavailable(
 async def test_silence_ends_in_a_timeout_but_slow_streams_do_not(
     foreign: Any, tier_of: Any, job: Job, send: Any, event: Any
 ) -> None:
-    tier = tier_of(foreign.base, read_timeout_s=0.5)
-    pieces = [piece for text in "slowly" for piece in (event(text), 0.15)]
+    tier = tier_of(foreign.base, read_timeout_s=1.5)
+    pieces = [piece for text in "slowly" for piece in (event(text), 0.3)]
     foreign.script = send(*pieces, event(finish="stop"), DONE)
     assert (await _all(tier, job))[0] == "slowly"
     foreign.script = send(event("x"), 3600.0)
@@ -253,6 +254,19 @@ async def test_failures_in_a_row_open_the_breaker_and_busy_or_refused_ones_do_no
             await _all(tier, job)
     assert not tier.usable()
     assert len(foreign.bodies) - asked == 5
+
+
+async def test_a_line_longer_than_the_timeout_is_a_busy_tier_and_no_broken_one(
+    tier_of: Any, job: Job
+) -> None:
+    """Its server takes connections and says nothing, as one does while requests wait in line."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tier = tier_of(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", read_timeout_s=0.05)
+        for _ in range(6):  # one more than opens a breaker
+            with pytest.raises(TierBusy, match="no answer began"):
+                await _all(tier, job)
+    assert tier.usable()
+    assert tier.vitals.suspect.is_set()
 
 
 async def test_nobody_listening_is_unavailable_and_worth_a_look(
