@@ -223,6 +223,7 @@ async def test_a_body_cut_short_or_too_slow_frees_its_place(start: Any) -> None:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
         assert b" 408 " in head.splitlines()[0]
         writer.close()
+        served.front.body_timeout_s = 60.0
         assert await _works(served)
 
 
