@@ -74,8 +74,8 @@ def refused(error: Exception, wanted: CommonRequest) -> ApiError:
     """What the engine would not take of ``wanted``, as a client sees it."""
     prompt_param = "messages" if isinstance(wanted, ChatRequest) else "prompt"
     if isinstance(error, ContextOverflow):
-        param = _limit_param(wanted) if error.param == "max_tokens" else prompt_param
-        return ApiError(400, str(error), param=param, code="context_length_exceeded")
+        field = _limit_param(wanted) if error.param == "max_tokens" else prompt_param
+        return ApiError(400, str(error), param=field, code="context_length_exceeded")
     if isinstance(error, QueueFull):
         return ApiError(
             429,
