@@ -21,6 +21,7 @@ from gateway.faces.openapi import openapi
 from gateway.keys import Keys, load_keys
 from gateway.metrics import Metrics
 from gateway.tiers.fleet import Fleet, running_fleet
+from gateway.wire.body import BodyBudget
 from gateway.wire.middleware import MORE_HEADERS, install
 
 CONFIG_VERSION = "x-spillway-config-version"
@@ -79,6 +80,7 @@ def _front(config: Config, keys: Keys, fleet: Fleet, running: Running, counted: 
         answerer=running.cascade,
         tiers={tier.name: tier for tier in fleet.tiers},
         keys=keys,
+        bodies=BodyBudget(server.max_reading_bytes),
         admission=Admission(server.max_concurrent, server.max_queue),
         metrics=counted,
         policy_version=lambda: running.live.current.version,

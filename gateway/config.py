@@ -79,6 +79,7 @@ class ServerConfig(_Section):
     allow_anonymous: bool = False  # callers without a key on an address others can reach
     allowed_hosts: tuple[Host, ...] = ()  # names we go by without keys, beside loopback's and host
     max_body_bytes: Count = 4 * 1024 * 1024
+    max_reading_bytes: Count = 64 * 1024 * 1024  # of all bodies being read and parsed
     max_concurrent: Count = 256  # requests answered at once
     max_queue: Annotated[int, Field(ge=0)] = 256  # requests waiting for a place
     shutdown_s: Seconds = 20.0  # running requests may finish for this long
@@ -89,6 +90,15 @@ class ServerConfig(_Section):
     def _listed(cls, given: Any) -> Any:
         """A variable of the environment lists them with commas."""
         return given.split(",") if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _one_body_can_be_read(self) -> Self:
+        if self.max_reading_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_reading_bytes is {self.max_reading_bytes}; expected at least max_body_bytes, "
+                f"{self.max_body_bytes}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _strangers_need_keys(self) -> Self:

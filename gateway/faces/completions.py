@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from gateway.faces.answering import asked, write_answer
@@ -15,19 +17,23 @@ from gateway.wire.parse import off_loop, parse_chat, parse_completion
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Continue a conversation."""
-    front = request.app[FRONT]
-    raw = await read_body(request, timeout_s=front.body_timeout_s)
-    wanted: ChatRequest = await off_loop(parse_chat, raw)
-    front.check_model(wanted.model, request[IDENTITY])
+    wanted: ChatRequest = await _read(request, parse_chat)
     job = chat_job(request, wanted)
     return await write_answer(request, asked("chat", wanted, [job]))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue text."""
-    front = request.app[FRONT]
-    raw = await read_body(request, timeout_s=front.body_timeout_s)
-    wanted: CompletionRequest = await off_loop(parse_completion, raw)
-    front.check_model(wanted.model, request[IDENTITY])
+    wanted: CompletionRequest = await _read(request, parse_completion)
     jobs = completion_jobs(request, wanted)
     return await write_answer(request, asked("completions", wanted, jobs))
+
+
+async def _read(request: web.Request, parse: Any) -> Any:
+    """The request as ``parse`` understands it, for a model that the caller may use."""
+    front = request.app[FRONT]
+    with front.bodies.share() as take:
+        raw = await read_body(request, timeout_s=front.body_timeout_s, take=take)
+        wanted = await off_loop(parse, raw)
+    front.check_model(wanted.model, request[IDENTITY])
+    return wanted

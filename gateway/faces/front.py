@@ -12,8 +12,10 @@ from gateway.faces.admission import Admission
 from gateway.generation import Answerer, Identity, Tier
 from gateway.keys import Keys, may_use
 from gateway.metrics import Metrics
+from gateway.wire.body import BodyBudget
 
 AUTO = "auto"
+READING_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class Front:
     tiers: Mapping[str, Tier]
     keys: Keys
     admission: Admission
+    bodies: BodyBudget = field(default_factory=lambda: BodyBudget(READING_BYTES))
     metrics: Metrics = field(default_factory=Metrics)
     policy_version: Callable[[], int] = lambda: 0
     hosts: frozenset[str] | None = None  # host names we answer to; None: any

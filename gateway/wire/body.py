@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
@@ -11,8 +13,45 @@ from gateway.errors import ApiError
 BODY_TIMEOUT_S = 30.0
 
 
-async def read_body(request: web.Request, *, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
-    """The bytes of a JSON body.
+class BodyBudget:
+    """How many bytes of bodies may be in memory at once, from their arrival until they are parsed.
+
+    Bytes count as they come, not as they are announced: a client that says much and sends
+    little takes nothing from the others.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function to count the bytes of one body with; on leaving they are given back.
+
+        It raises ApiError, 429 with `retry-after`, for bytes there is no room for.
+        """
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self.held + count > self._most:
+                raise _no_room()
+            self.held += count
+            mine += count
+
+        try:
+            yield take
+        finally:
+            self.held -= mine
+
+
+async def read_body(
+    request: web.Request,
+    *,
+    timeout_s: float = BODY_TIMEOUT_S,
+    take: Callable[[int], None] = lambda _: None,
+) -> bytes:
+    """The bytes of a JSON body; ``take`` hears of each piece before it is kept.
 
     Raises:
         ApiError: 415 compressed or not JSON, 413 too large, 408 too slow, 400 cut short.
@@ -23,19 +62,37 @@ async def read_body(request: web.Request, *, timeout_s: float = BODY_TIMEOUT_S) 
         raise too_large(limit)
     try:
         async with asyncio.timeout(timeout_s):
-            return await request.read()
+            return await _read(request, limit, take)
     except TimeoutError:
         raise ApiError(408, f"The body did not arrive within {timeout_s:g} seconds.") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise too_large(limit) from None
     except web.RequestPayloadError:
         raise ApiError(400, "The body could not be read.") from None
+
+
+async def _read(request: web.Request, limit: int, take: Callable[[int], None]) -> bytes:
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        if len(body) + len(piece) > limit:
+            raise too_large(limit)
+        take(len(piece))
+        body += piece
+    return bytes(body)
 
 
 def too_large(limit: int) -> ApiError:
     """413 with the limit."""
     return ApiError(
         413, f"The body is larger than the {limit} bytes allowed.", code="request_too_large"
+    )
+
+
+def _no_room() -> ApiError:
+    return ApiError(
+        429,
+        "The server is reading as much as it can hold. Please retry shortly.",
+        type="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"retry-after": "1"},
     )
 
 

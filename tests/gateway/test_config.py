@@ -213,3 +213,10 @@ def test_allowed_hosts_are_bare_names_from_the_file_or_the_environment(write: Wr
     for wrong in ("a.example:8000", "http://a.example", "a.example/x", ",", "*"):
         message = _refused(path, {"SPILLWAY_ALLOWED_HOSTS": wrong})
         assert "allowed_hosts" in message
+
+
+def test_the_bytes_being_read_must_hold_one_body(write: Write) -> None:
+    path = write(GOOD.replace("port = 8001", "max_body_bytes = 2000\nmax_reading_bytes = 1999"))
+    assert "max_reading_bytes" in _refused(path)
+    path.write_text(path.read_text().replace("1999", "2000"))
+    assert load_config(path, {}).server.max_reading_bytes == 2000
