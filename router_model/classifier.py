@@ -37,7 +37,7 @@ class Reading:
 class Router:
     """A trained router. ``tiers`` are ordered from cheapest to dearest.
 
-    ``projection``: (HASHED_SIZE, K), from hashed n-grams to K numbers, saved as float32; the
+    ``projection``: (HASHED_SIZE, K), from hashed n-grams to K numbers, saved as float16; the
     scorer's rows are the numeric features followed by these. ``calibrations``: one a tier.
     The scorer's last output is log(1 + tokens of the answer). ``trained_on``: sorted digests of
     the prompts it has seen.
@@ -65,7 +65,7 @@ class Router:
         for tier, calibration in zip(self.tiers, self.calibrations, strict=True):
             groups[f"calibration.{tier}"] = calibration.arrays()
         arrays = grouped(groups)
-        arrays["projection"] = self.projection.astype(np.float32)
+        arrays["projection"] = self.projection.astype(np.float16)
         arrays["trained_on"] = self.trained_on
         save(Path(folder), KIND, Artifact(arrays, {**self.metadata, "tiers": list(self.tiers)}))
 

@@ -98,11 +98,11 @@ def _labels(table: OutcomeTable) -> Labels:
 
 
 def topics_of(features: Sequence[Features]) -> Floats:
-    """(HASHED_SIZE, K) projection to the main directions of the hashed n-grams, float32 exact."""
+    """(HASHED_SIZE, K) projection to the main directions of the hashed n-grams, exact in float16."""
     hashed = csr_array(np.stack([each.hashed for each in features]))
     components = min(TOPICS, len(features) - 1)
     model = TruncatedSVD(components, random_state=0).fit(hashed)
-    directions = np.asarray(model.components_, dtype=np.float32).T
+    directions = np.asarray(model.components_, dtype=np.float16).T
     return directions.astype(np.float64)
 
 
