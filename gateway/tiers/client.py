@@ -200,7 +200,7 @@ class TierClient:
                     headers={"x-request-id": job.request_id},
                     allow_redirects=False,
                 )
-            except aiohttp.SocketTimeoutError as silence:  # it may have stood in a line all the time
+            except aiohttp.SocketTimeoutError as silence:  # it may have stood in line
                 self.vitals.suspect.set()
                 raise TierBusy(self.name, "no answer began within the read timeout") from silence
             if response.status == 200:
