@@ -148,6 +148,7 @@ class EngineConfig(_Section):
     name: Name
     url: str | None = None
     models: tuple[ModelConfig, ...] = ()
+    device: Literal["cpu", "cuda", "auto"] = "cpu"  # of every model; auto: cuda where there is one
     threads: Count | None = None  # None: torch's own choice
     page_size: Count = 16  # tokens
     pages: Count | None = None  # of each model; None: as many as cache_bytes hold

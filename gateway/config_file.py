@@ -23,6 +23,8 @@ _ENVIRONMENT: dict[str, tuple[str, ...]] = {
 }
 ENGINE_URL = "SPILLWAY_ENGINE_URL"
 """Where the only engine runs; ``SPILLWAY_ENGINE_URL_<NAME>`` is that of one among several."""
+ENGINE_DEVICE = "SPILLWAY_ENGINE_DEVICE"
+"""Where every engine computes."""
 
 
 def apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -39,6 +41,8 @@ def apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> N
         only = environ.get(ENGINE_URL) if len(engines) == 1 else None
         if url := environ.get(f"{ENGINE_URL}_{suffix}") or only:
             engine["url"] = url
+        if device := environ.get(ENGINE_DEVICE):
+            engine["device"] = device
 
 
 def fill_api_key(tier: dict[str, Any], environ: Mapping[str, str]) -> None:

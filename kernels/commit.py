@@ -40,9 +40,9 @@ def commit_rows(kv: Tensor, accepted: Sequence[Accepted]) -> None:
                 sources.append(item.context + row)
                 targets.append(item.context + place)
     if slots:
-        where = torch.tensor(slots)
+        where, source, target = torch.tensor([slots, sources, targets], device=kv.device)
         # The gather is complete before the scatter begins, so overlapping moves are safe.
-        kv[:, where, torch.tensor(targets)] = kv[:, where, torch.tensor(sources)]
+        kv[:, where, target] = kv[:, where, source]
 
 
 def _check(kv: Tensor, item: Accepted) -> None:

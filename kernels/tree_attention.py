@@ -51,6 +51,12 @@ class AttentionPlan(NamedTuple):
     segments: tuple[Segment, ...]
     total_rows: int
 
+    def to(self, device: torch.device) -> AttentionPlan:
+        """The same on ``device``; nothing is copied where it already lies there."""
+        if device.type == "cpu":  # where plans are made
+            return self
+        return self._replace(segments=tuple(_moved(segment, device) for segment in self.segments))
+
 
 def plan_attention(
     requests: Sequence[Rows], *, groups: int, dtype: torch.dtype, window: int | None = None
@@ -93,6 +99,15 @@ def tree_attention(
     _check_tensors(q, kv, plan)
     parts = [_attend(q, kv, segment, scale) for segment in plan.segments]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _moved(segment: Segment, device: torch.device) -> Segment:
+    def there(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device)
+
+    return segment._replace(
+        mask=there(segment.mask), gather=there(segment.gather), scatter=there(segment.scatter)
+    )
 
 
 def _attend(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -> Tensor:

@@ -42,7 +42,9 @@ class KeyValueCache:
         self._leases: list[Lease] = []
         # Untouched memory costs nothing until a page is first written.
         self._store = torch.empty(
-            (pages, shape.layers, page_size, 2 * shape.heads, shape.head_size), dtype=shape.dtype
+            (pages, shape.layers, page_size, 2 * shape.heads, shape.head_size),
+            dtype=shape.dtype,
+            device=shape.device,
         )
 
     def open(self, tokens: Sequence[int], root: bytes) -> Lease:

@@ -34,5 +34,5 @@ def _seconds(network: LlamaNetwork, cache: ContextRows, size: int) -> float:
     rows = Rows(0, CONTEXT, range(-1, size - 1), size)
     batch = ragged([rows], [[0] * size], cache.capacity)
     started = time.perf_counter()
-    network.forward(batch, cache).max(dim=-1)
+    network.forward(batch, cache).cpu().max(dim=-1)  # on the host, as the decoder wants them
     return time.perf_counter() - started

@@ -139,7 +139,7 @@ class Decoder:
         tokens = [[*work.chunk.tokens, *work.tree.tokens] for work in works]
         batch = ragged(rows, tokens, cache.capacity)
         started = time.perf_counter()
-        logits = self.model.network.forward(batch, cache, _wanted(works))
+        logits = self.model.network.forward(batch, cache, _wanted(works)).cpu()
         best = logits.max(dim=-1) if logits.shape[0] else None
         seconds = time.perf_counter() - started
         self.counts.forward_seconds += seconds

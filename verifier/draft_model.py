@@ -144,7 +144,8 @@ class DraftNetwork:
             start += len(item.tokens)
         logits = self._network.forward(batch, self._cache, torch.tensor(wanted, dtype=torch.int64))
         scores = torch.log_softmax(logits, dim=-1).topk(min(width, logits.shape[1]), dim=-1)
-        return _split(scores.indices.numpy(), scores.values.double().numpy(), fresh)
+        tokens, logprobs = scores.indices.cpu(), scores.values.cpu()
+        return _split(tokens.numpy(), logprobs.double().numpy(), fresh)
 
 
 def _append(state: _State, token: int, parent: int) -> int:

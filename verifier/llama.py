@@ -53,7 +53,9 @@ class LlamaNetwork:
         if config.hidden_act == "silu":
             self.activation = F.silu
         self.frequencies: Tensor = model.model.rotary_emb.inv_freq.float()
-        self.rotary_scale = torch.tensor(float(model.model.rotary_emb.attention_scaling))
+        self.rotary_scale = torch.tensor(
+            float(model.model.rotary_emb.attention_scaling), device=self.frequencies.device
+        )
         self.embedding: Tensor = model.get_input_embeddings().weight.detach()
         self.head: Tensor = model.get_output_embeddings().weight.detach()
         self.norm: Tensor = model.model.norm.weight.detach()
@@ -63,18 +65,30 @@ class LlamaNetwork:
         self.windows = frozenset(layer.window for layer in self.layers)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights lie and forwards run."""
+        return self.embedding.device
+
+    @property
     def cache_shape(self) -> CacheShape:
-        """What a token's keys and values take."""
-        return CacheShape(len(self.layers), self.key_heads, self.head_size, self.embedding.dtype)
+        """What a token's keys and values take, and where."""
+        dtype = self.embedding.dtype
+        return CacheShape(len(self.layers), self.key_heads, self.head_size, dtype, self.device)
 
     @torch.inference_mode()
     def forward(self, batch: Ragged, cache: ContextRows, wanted: Tensor | None = None) -> Tensor:
-        """Logits [R, V] float32 of the ``wanted`` rows (None: all); scratch rows are written."""
+        """Logits [R, V] float32 of the ``wanted`` rows (None: all); scratch rows are written.
+
+        ``batch`` and ``wanted`` may lie on the host; the logits lie on ``device``.
+        """
+        batch = batch.to(self.device)
         x = F.embedding(batch.tokens, self.embedding)
         rotation = self._rotation(batch.positions)
         groups = self.heads // self.key_heads
         plans = {
-            window: plan_attention(batch.requests, groups=groups, dtype=x.dtype, window=window)
+            window: plan_attention(batch.requests, groups=groups, dtype=x.dtype, window=window).to(
+                self.device
+            )
             for window in self.windows
         }
         for layer, kv in zip(self.layers, cache.layers, strict=True):
@@ -85,7 +99,7 @@ class LlamaNetwork:
             gate, up = F.linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
             x = _added(x, self.activation(gate).mul_(up), layer.down, layer.down_bias)
         if wanted is not None:
-            x = x.index_select(0, wanted)
+            x = x.index_select(0, wanted.to(self.device))
         x = F.rms_norm(x, x.shape[1:], self.norm, self.epsilon)
         return F.linear(x, self.head).float()
 
@@ -148,7 +162,7 @@ class LlamaNetwork:
     def _paired(self, rows: Tensor) -> Tensor:
         """Reorder rows of each head from (i, i + half) to neighbours; scores do not change."""
         size = self.head_size
-        order = torch.arange(size).view(2, size // 2).t().reshape(-1)
+        order = torch.arange(size, device=rows.device).view(2, size // 2).t().reshape(-1)
         heads = rows.view(-1, size, *rows.shape[1:])
         return heads[:, order].reshape(rows.shape)
 

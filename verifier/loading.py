@@ -16,9 +16,10 @@ from transformers.utils import logging as transformers_logging
 
 from verifier.errors import ModelRefused, RequestRefused
 from verifier.llama import MODEL_TYPES, LlamaNetwork, check_config
-from verifier.memory import free_bytes
+from verifier.memory import free_bytes, free_device_bytes
 
 Dtype = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda", "auto"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -35,7 +36,8 @@ LOAD_OVERHEAD = 1.25  # of the weights: one layer twice while it is fused, and t
 class LoadedModel:
     """Weights, tokenizer and chat template of one decoder.
 
-    ``fingerprint`` is the hex SHA-256 over weights, config, tokenizer, template and dtype;
+    ``fingerprint`` is the hex SHA-256 over weights, config, tokenizer, template and dtype, and
+    over the kind of device where that is not the CPU;
     ``weights_digest`` is the SHA-256 over the weight files alone (32 bytes).
     """
 
@@ -89,24 +91,30 @@ class LoadedModel:
         return text
 
 
-def load_model(path: str | Path, *, dtype: Dtype = "float32", name: str) -> LoadedModel:
+def load_model(
+    path: str | Path, *, dtype: Dtype = "float32", device: Device = "cpu", name: str
+) -> LoadedModel:
     """Load a decoder from ``path``: safetensors only, local files only, never remote code.
+
+    ``device`` "auto" is "cuda" where there is such a device, else "cpu".
 
     Raises:
         ModelRefused: no such directory, pickled weights, an architecture that cannot be served,
-            or more memory than this machine has free.
+            more memory than this machine has free, or a device that it has not.
     """
     folder = Path(path)
+    place = _device(device)
     if dtype not in _DTYPES:
         raise ModelRefused(f"got dtype {dtype!r}; expected one of {sorted(_DTYPES)}")
     weights = _weight_files(folder)
     config = _config(folder)
-    _check_memory(folder, weights, _DTYPES[dtype])
+    _check_memory(folder, weights, _DTYPES[dtype], place)
     tokenizer = _tokenizer(folder)
-    network = LlamaNetwork(_weights(folder, _DTYPES[dtype]))
+    network = LlamaNetwork(_weights(folder, _DTYPES[dtype]).to(place))
     weights_digest = _digest(weights)
     texts = [folder / file for file in _TEXT_FILES if (folder / file).is_file()]
-    fingerprint = hashlib.sha256(weights_digest + _digest(texts) + dtype.encode()).hexdigest()
+    kind = dtype if place.type == "cpu" else f"{dtype} {place.type}"
+    fingerprint = hashlib.sha256(weights_digest + _digest(texts) + kind.encode()).hexdigest()
     return LoadedModel(
         name=name,
         dtype=_DTYPES[dtype],
@@ -120,6 +128,21 @@ def load_model(path: str | Path, *, dtype: Dtype = "float32", name: str) -> Load
         vocab_size=int(network.head.shape[0]),
         eos_token_ids=_eos(folder, config, tokenizer),
     )
+
+
+def _device(wanted: Device) -> torch.device:
+    there = torch.cuda.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if there else "cpu")
+    if wanted not in ("cpu", "cuda"):
+        raise ModelRefused(f"got device {wanted!r}; expected cpu, cuda or auto")
+    if wanted == "cuda" and not there:
+        built = torch.version.cuda or "no CUDA"
+        raise ModelRefused(
+            f"got device 'cuda', but PyTorch finds none (it is built for {built}); "
+            "expected an NVIDIA card and a CUDA build of PyTorch, or device 'cpu'"
+        )
+    return torch.device(wanted)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -160,9 +183,12 @@ def _config(folder: Path) -> Any:
     return config
 
 
-def _check_memory(folder: Path, weights: Sequence[Path], dtype: torch.dtype) -> None:
+def _check_memory(
+    folder: Path, weights: Sequence[Path], dtype: torch.dtype, device: torch.device
+) -> None:
     needed = int(sum(_elements(file) for file in weights) * dtype.itemsize * LOAD_OVERHEAD)
-    free = free_bytes()
+    found = [one for one in (free_bytes(), free_device_bytes(device)) if one is not None]
+    free = min(found) if found else None  # weights pass through the host's memory
     if free is not None and needed > free:
         raise ModelRefused(
             f"{folder} needs about {needed / 2**20:.0f} MiB in {dtype}, but only "

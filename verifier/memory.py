@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -12,6 +14,14 @@ def free_bytes() -> int | None:
     """Bytes that can be had without swapping; None where the system does not say."""
     found = [value for value in (_machine(), _container()) if value is not None]
     return min(found) if found else None
+
+
+def free_device_bytes(device: torch.device) -> int | None:
+    """As ``free_bytes``, of the memory that tensors on ``device`` take."""
+    if device.type != "cuda":
+        return free_bytes()
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
 
 
 def _machine() -> int | None:

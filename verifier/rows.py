@@ -23,6 +23,7 @@ class CacheShape(NamedTuple):
     heads: int  # key heads; as many again for values
     head_size: int
     dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
 
     @property
     def bytes_per_token(self) -> int:
@@ -96,8 +97,8 @@ class ContextRows:
         shape = self.shape
         full = (shape.layers, slots, capacity, 2 * shape.heads, shape.head_size)
         size = prod(full) * shape.dtype.itemsize
-        if not size:
-            return torch.empty(full, dtype=shape.dtype)
+        if not size or shape.device.type != "cpu":
+            return torch.zeros(full, dtype=shape.dtype, device=shape.device)
         return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(shape.dtype).view(full)
 
     def _take(self, kv: Tensor) -> None:
@@ -112,6 +113,13 @@ class Ragged(NamedTuple):
     tokens: Tensor  # [T] int64
     positions: Tensor  # [T] int64: context + depth
     writes: Tensor | slice  # [T] rows of a layer flattened over slots and capacity
+
+    def to(self, device: torch.device) -> Ragged:
+        """The same on ``device``; nothing is copied where it already lies there."""
+        writes = self.writes if isinstance(self.writes, slice) else self.writes.to(device)
+        return self._replace(
+            tokens=self.tokens.to(device), positions=self.positions.to(device), writes=writes
+        )
 
 
 def ragged(requests: Sequence[Rows], tokens: Sequence[Sequence[int]], capacity: int) -> Ragged:

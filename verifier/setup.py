@@ -19,7 +19,7 @@ from verifier.decoder import Decoder
 from verifier.draft_model import DraftNetwork
 from verifier.errors import ModelRefused
 from verifier.loading import LoadedModel
-from verifier.memory import free_bytes
+from verifier.memory import free_device_bytes
 from verifier.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def _pages(model: LoadedModel, config: EngineConfig) -> int:
 
 def _check_memory(model: LoadedModel, tokens: int) -> None:
     """Pages, and as much again for the contexts at hand."""
-    needed, free = 2 * tokens * model.network.cache_shape.bytes_per_token, free_bytes()
+    shape = model.network.cache_shape
+    needed, free = 2 * tokens * shape.bytes_per_token, free_device_bytes(shape.device)
     if free is not None and needed > free:
         raise ModelRefused(
             f"keys and values of {model.name!r} need about {needed / 2**20:.0f} MiB for {tokens} "

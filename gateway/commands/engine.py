@@ -44,7 +44,7 @@ def as_arguments(options: argparse.Namespace) -> Sequence[str]:
 
 
 _NAMES = (
-    *("config", "engine", "model", "dtype", "draft", "threads"),
+    *("config", "engine", "model", "dtype", "draft", "device", "threads"),
     *("socket", "host", "port", "end_with_stdin"),
 )
 
@@ -71,6 +71,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--draft",
         metavar="NAME",
         help="the --model that drafts for the others; they must share a vocabulary",
+    )
+    what.add_argument(
+        "--device",
+        choices=("cpu", "cuda", "auto"),
+        help="where to compute; auto: cuda where there is one (default: the configuration's, cpu)",
     )
     what.add_argument(
         "--threads",

@@ -57,7 +57,8 @@ def build_service(config: EngineConfig, *, key: str | None = None) -> Service:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     models = {
-        one.name: load_model(one.path, dtype=one.dtype, name=one.name) for one in config.models
+        one.name: load_model(one.path, dtype=one.dtype, device=config.device, name=one.name)
+        for one in config.models
     }
     engine = Engine(models, _limits(config))
     return service_of(engine, [Served(one) for one in models.values()], key=key)
@@ -143,7 +144,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _config_of(options: argparse.Namespace) -> EngineConfig:
     if options.config is not None:
-        return load_engine(options.config, options.engine)
+        config = load_engine(options.config, options.engine)
+        device = options.device or config.device
+        return config.model_copy(update={"device": device})
     pairs = [_named(given) for given in options.model]
     models = tuple(
         ModelConfig(
@@ -154,7 +157,9 @@ def _config_of(options: argparse.Namespace) -> EngineConfig:
         )
         for name, path in pairs
     )
-    return EngineConfig(name="engine", models=models, threads=options.threads)
+    return EngineConfig(
+        name="engine", models=models, device=options.device or "cpu", threads=options.threads
+    )
 
 
 def _named(given: str) -> tuple[str, Path]:

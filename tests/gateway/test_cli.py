@@ -92,7 +92,7 @@ def test_options_that_do_not_fit_together_show_usage(arguments: list[str]) -> No
 
 def test_an_engine_is_told_all_it_was_asked() -> None:
     given = ["--model", "a=b", "--model", "c=d", "--draft", "c", "--threads", "2"]
-    given += ["--socket", "/x", "--end-with-stdin"]
+    given += ["--device", "cpu", "--socket", "/x", "--end-with-stdin"]
     again = as_arguments(build_parser().parse_args(["engine", *given]))
     assert " ".join(again).startswith("--model a=b --model c=d --dtype float32 --draft c")
     assert again[-1] == "--end-with-stdin"

@@ -99,6 +99,15 @@ def test_the_environment_overrides_the_file_and_empty_variables_do_not(write: Wr
     assert "t0ken" not in repr(config)
 
 
+def test_an_engine_computes_on_the_cpu_unless_the_environment_says_otherwise(
+    write: Write,
+) -> None:
+    assert load_engine(write(GOOD), "local", {}).device == "cpu"
+    assert load_engine(write(GOOD), "local", {"SPILLWAY_ENGINE_DEVICE": "cuda"}).device == "cuda"
+    with pytest.raises(ConfigError, match="device: got 'tpu'"):
+        load_engine(write(GOOD), "local", {"SPILLWAY_ENGINE_DEVICE": "tpu"})
+
+
 def test_each_of_several_engines_has_a_variable_of_its_own(write: Write) -> None:
     second = '[[engines]]\nname = "gpu-1"\nurl = "http://a/v1"\n'
     environ = {"SPILLWAY_ENGINE_URL": "http://all", "SPILLWAY_ENGINE_URL_GPU_1": "http://b/v1"}

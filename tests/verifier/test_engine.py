@@ -269,6 +269,6 @@ def test_a_step_that_breaks_ends_what_runs_and_the_engine_lives_on(
 def test_memory_for_keys_and_values_is_predicted(
     llama: LoadedModel, drive: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifier.setup, "free_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(verifier.setup, "free_device_bytes", lambda _: 1_000_000)
     with pytest.raises(ModelRefused, match=r"keys and values of 'llama' need about .* MiB"):
         drive.engine(llama)

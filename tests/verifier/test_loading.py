@@ -130,6 +130,25 @@ def test_a_file_that_is_no_safetensors_is_refused(copy: Path) -> None:
         load_model(copy, name="m")
 
 
+def test_a_device_that_is_not_there_or_not_known_is_refused(
+    llama_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelRefused, match="'cuda', but PyTorch finds none"):
+        load_model(llama_path, device="cuda", name="m")
+    with pytest.raises(ModelRefused, match="'tpu'; expected cpu, cuda or auto"):
+        load_model(llama_path, device="tpu", name="m")  # type: ignore[arg-type]
+
+
+def test_auto_is_the_cpu_where_there_is_nothing_else(
+    llama: LoadedModel, llama_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model = load_model(llama_path, device="auto", name="m")
+    assert model.network.device.type == "cpu"
+    assert model.fingerprint == llama.fingerprint
+
+
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     llama_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
