@@ -8,6 +8,7 @@ Writes benchmarks/results/ladder.json.
 import argparse
 import asyncio
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,9 +53,11 @@ async def ask(client: httpx.AsyncClient, task: Task, model: str, **extras: Any) 
     return Answer(text, response.headers["x-spillway-tier"], answer["spillway"])
 
 
-async def ask_all(url: str, tasks: Sequence[Task], model: str, **extras: Any) -> list[Answer]:
-    """Every task, ``AT_ONCE`` at a time, in order."""
-    gate = asyncio.Semaphore(AT_ONCE)
+async def ask_all(
+    url: str, tasks: Sequence[Task], model: str, *, at_once: int = AT_ONCE, **extras: Any
+) -> list[Answer]:
+    """Every task, ``at_once`` at a time, in order."""
+    gate = asyncio.Semaphore(at_once)
     async with httpx.AsyncClient(base_url=url, timeout=300) as client:
 
         async def one(task: Task) -> Answer:
@@ -87,6 +90,19 @@ def cascade_figures(
         "salvaged_tokens": sum(a.receipt.get("salvaged_tokens", 0) for a in auto),
         "rejected_tokens": sum(a.receipt.get("rejected_tokens", 0) for a in auto),
     }
+
+
+async def long_figures(url: str, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Long answers one at a time, with and without speculation in turn: steps and speed."""
+    seconds = {"auto": 0.0, "off": 0.0}
+    answers: dict[str, list[Answer]] = {"auto": [], "off": []}
+    for task in tasks:
+        for mode, got in answers.items():
+            began = time.perf_counter()
+            got += await ask_all(url, [task], "river", at_once=1, speculation={"mode": mode})
+            seconds[mode] += time.perf_counter() - began
+    figures = acceptance_figures(tasks, answers["auto"])
+    return figures | {"prompts": len(tasks), "speed_up": seconds["off"] / seconds["auto"]}
 
 
 def acceptance_figures(tasks: Sequence[Task], answers: Sequence[Answer]) -> dict[str, Any]:
@@ -142,11 +158,11 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     tasks = generate("test", options.seed, options.prompts)
     large = await ask_all(url, tasks, "river")
     auto = await ask_all(url, tasks, "auto")
-    long_ones = [(t, a) for t, a in zip(tasks, large, strict=True) if t.long]
+    long_tasks = [task for task in tasks if task.long][: options.long]
     return {
         "machine": machine(),
         "cascade": cascade_figures(tasks, auto, large),
-        "long_answers": acceptance_figures(*map(list, zip(*long_ones, strict=True))),
+        "long_answers": await long_figures(url, long_tasks),
         "equality": await equality_figures(url, tasks[: options.equal], options.river),
     }
 
@@ -158,6 +174,7 @@ def main() -> None:
     parser.add_argument("--river", type=Path, default=Path("demo/ladder/river"))
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--equal", type=int, default=200)
+    parser.add_argument("--long", type=int, default=60)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
