@@ -266,11 +266,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     from router_model.evaluate import evaluate_outcomes
     from router_model.judge import Judge
     from router_model.report import as_markdown, with_measured
+    from router_model.thresholds import Goal
 
     router, judge = Router.load(options.router), Judge.load(options.router)
     policy = json.loads((options.router / "policy.json").read_text())
     report = evaluate_outcomes(
-        _read(options.outcomes), router, judge, policy["tiers"], prices=policy["prices"]
+        _read(options.outcomes),
+        router,
+        judge,
+        policy["tiers"],
+        prices=policy["prices"],
+        goal=Goal(**policy["goal"]),
     )
     (options.router / "evaluation.json").write_text(json.dumps(report, allow_nan=False) + "\n")
     tables = as_markdown(report)

@@ -31,7 +31,7 @@ from router_model.outcomes import Outcome
 from router_model.request_text import Request, request_text
 from router_model.simulate import ScoredTable, Thresholds, replay, scored, thresholds_from
 from router_model.table import table_of
-from router_model.thresholds import Goal, fit_thresholds
+from router_model.thresholds import DEFAULT_GOAL, Goal, fit_thresholds
 
 Report = dict[str, Any]
 UNDECIDED = (0.15, 0.85)
@@ -45,13 +45,14 @@ def evaluate(
     *,
     fitting: ScoredTable | None = None,
     heuristics: Mapping[str, Floats] | None = None,
+    goal: Goal = DEFAULT_GOAL,
     dial: Sequence[float] = DIAL,
 ) -> Report:
     """Everything measured, as JSON values; intervals are [estimate, low, high] at 95 %.
 
     ``fitting``: scores of the split ``thresholds``; baselines and the dial are fitted to it as the
     policy was. ``heuristics``: (N,) stand-ins for the router's score, higher where easier.
-    ``dial``: quality goals to solve for.
+    ``goal``: what the policy was solved for; ``dial``: qualities to solve for instead of its own.
 
     Raises:
         SplitMismatch: ``test`` is of another split.
@@ -69,8 +70,8 @@ def evaluate(
             f"{test.tiers[i]} or {last}": router_figures(test, i, heuristics or {}) for i in below
         },
         "policy": thresholds.document(),
-        "cascades": _cascades(test, thresholds, fitting),
-        "dial": [] if fitting is None else _dial(test, fitting, dial),
+        "cascades": _cascades(test, thresholds, fitting, goal),
+        "dial": [] if fitting is None else _dial(test, fitting, goal, dial),
     }
 
 
@@ -81,6 +82,7 @@ def evaluate_outcomes(
     policy: Mapping[str, Mapping[str, float]],
     *,
     prices: Mapping[str, float] | None = None,
+    goal: Goal = DEFAULT_GOAL,
     dial: Sequence[float] = DIAL,
 ) -> Report:
     """``evaluate`` of a saved router and policy on recorded outcomes, with NaN as None.
@@ -97,6 +99,7 @@ def evaluate_outcomes(
         thresholds_from(policy, router.tiers),
         fitting=fitting,
         heuristics={"shorter is easier": -lengths.astype(np.float64)},
+        goal=goal,
         dial=dial,
     )
     found: Report = _without_nan(
@@ -200,7 +203,9 @@ def cascade_figures(table: ScoredTable, thresholds: Thresholds) -> Report:
     }
 
 
-def _cascades(test: ScoredTable, shipped: Thresholds, fitting: ScoredTable | None) -> Report:
+def _cascades(
+    test: ScoredTable, shipped: Thresholds, fitting: ScoredTable | None, goal: Goal
+) -> Report:
     known = {"shipped policy": shipped} | {
         f"always {tier}": always(test.tiers, place) for place, tier in enumerate(test.tiers)
     }
@@ -208,13 +213,13 @@ def _cascades(test: ScoredTable, shipped: Thresholds, fitting: ScoredTable | Non
     found["random mix"] = _random_mix(test, found["shipped policy"]["answered_by"])
     if fitting is not None:
         for name, blinded in _BLINDED.items():
-            found |= _fitted(name, blinded(test), blinded(fitting))
+            found |= _fitted(name, blinded(test), blinded(fitting), goal)
     return found
 
 
-def _fitted(name: str, test: ScoredTable, fitting: ScoredTable) -> Report:
+def _fitted(name: str, test: ScoredTable, fitting: ScoredTable, goal: Goal) -> Report:
     try:
-        return {name: cascade_figures(test, fit_thresholds(fitting))}
+        return {name: cascade_figures(test, fit_thresholds(fitting, goal))}
     except NoSuchPolicy:
         return {}
 
@@ -266,12 +271,14 @@ _BLINDED: Mapping[str, Callable[[ScoredTable], ScoredTable]] = {
 }
 
 
-def _dial(test: ScoredTable, fitting: ScoredTable, goals: Sequence[float]) -> list[Report]:
+def _dial(
+    test: ScoredTable, fitting: ScoredTable, goal: Goal, qualities: Sequence[float]
+) -> list[Report]:
     """What each quality goal, solved on one split, comes to on the other."""
     found = []
-    for quality in goals:
+    for quality in qualities:
         try:
-            thresholds = fit_thresholds(fitting, Goal(quality))
+            thresholds = fit_thresholds(fitting, goal._replace(quality=quality))
         except NoSuchPolicy:
             continue
         found.append({"goal": quality, **cascade_figures(test, thresholds)})

@@ -17,18 +17,23 @@ Objective = Literal["share", "cost"]
 LEVELS = 24
 _PRICES = np.geomspace(0.5, 40.0, 10)
 _ROUNDS = 4
-_COST_WEIGHT = 0.02  # of two policies with nearly the same share, the cheaper one
+SHARE_PER_COST = 0.5
+"""Share of prompts below the last tier that is worth as much as all that the last tier costs."""
 
 
 class Goal(NamedTuple):
     """What to ask of a cascade.
 
     ``quality``: least accuracy as a share of the last tier's own. ``objective``: what to make the
-    most of beyond that: the ``share`` of prompts answered below the last tier, or the least cost.
+    most of beyond that: the ``share`` of prompts answered below the last tier, with an eye on cost
+    (SHARE_PER_COST), or the least cost alone.
     """
 
     quality: float = 0.985
     objective: Objective = "share"
+
+
+DEFAULT_GOAL = Goal()
 
 
 class Effect(NamedTuple):
@@ -47,7 +52,7 @@ def effect(table: ScoredTable, thresholds: Thresholds) -> Effect:
     return Effect(quality, float((done.tier < last).mean()), float(done.cost.mean()))
 
 
-def fit_thresholds(table: ScoredTable, goal: Goal = Goal()) -> Thresholds:  # noqa: B008
+def fit_thresholds(table: ScoredTable, goal: Goal = DEFAULT_GOAL) -> Thresholds:
     """The best thresholds found for a goal on outcomes of the split ``thresholds``.
 
     Climbs coordinate by coordinate for several prices of a lost answer, from the careful and from
@@ -118,7 +123,9 @@ class _Search:
         """Gain plus price times quality; remembers the best that reaches the goal."""
         seen = effect(self._table, self.thresholds(at))
         gain = (
-            seen.share - _COST_WEIGHT * seen.cost if self._goal.objective == "share" else -seen.cost
+            seen.share - SHARE_PER_COST * seen.cost
+            if self._goal.objective == "share"
+            else -seen.cost
         )
         if seen.quality >= self._goal.quality and gain > self._best_gain:
             self.best, self._best_gain = at, gain

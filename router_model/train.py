@@ -98,7 +98,7 @@ def _labels(table: OutcomeTable) -> Labels:
 
 
 def topics_of(features: Sequence[Features]) -> Floats:
-    """(HASHED_SIZE, K) projection to the main directions of the hashed n-grams, exact in float16."""
+    """(HASHED_SIZE, K) projection to the hashed n-grams' main directions, exact in float16."""
     hashed = csr_array(np.stack([each.hashed for each in features]))
     components = min(TOPICS, len(features) - 1)
     model = TruncatedSVD(components, random_state=0).fit(hashed)
