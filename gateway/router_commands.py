@@ -56,6 +56,12 @@ def _add_collect(steps: Steps) -> None:
         help="a gateway, an engine (unix:/path) or any OpenAI-compatible server "
         "(default: %(default)s)",
     )
+    _prompt_options(parser)
+    _asking_options(parser)
+    parser.set_defaults(run=_told(_collect))
+
+
+def _prompt_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         type=Path,
@@ -80,6 +86,9 @@ def _add_collect(steps: Steps) -> None:
         metavar="COUNT",
         help="at most this many prompts (default: %(default)s)",
     )
+
+
+def _asking_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency",
         type=int,
@@ -102,7 +111,6 @@ def _add_collect(steps: Steps) -> None:
     parser.add_argument(
         "--api-key-env", metavar="VARIABLE", help="environment variable that holds the API key"
     )
-    parser.set_defaults(run=_told(_collect))
 
 
 def _collect(options: argparse.Namespace) -> int:
