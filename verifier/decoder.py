@@ -193,6 +193,7 @@ class Decoder:
             tokens=tokens,
             text=taken.text,
             logprobs=_logprobs(choice, scores.logits[rows], verdict.rows[: taken.kept], tokens),
+            margins=verdict.margins[: taken.kept],
             finish_reason=taken.finish_reason,
             stop_reason=taken.stop_reason,
             receipt=choice.receipt(now) if taken.finish_reason else None,

@@ -7,12 +7,13 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from drafting.cost import StepCost
+from drafting.source import DraftSource
 from verifier.choice import Choice
 from verifier.errors import EngineBroken, QueueFull, RequestRefused
 from verifier.intake import Intake
@@ -79,15 +80,26 @@ class EngineStats:
 class Engine:
     """Several models in one process. One thread calls ``step``; the rest is thread-safe."""
 
-    def __init__(self, models: Mapping[str, LoadedModel], config: EngineConfig | None = None):
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        config: EngineConfig | None = None,
+        *,
+        extra_sources: Sequence[DraftSource] = (),
+    ) -> None:
         """Reserve memory and measure this machine; takes up to a second for each model.
+
+        ``extra_sources``: draft sources of the caller's own, for every model, besides those that
+        ``config`` names.
 
         Raises:
             ModelRefused: a draft model is unknown or speaks another vocabulary.
         """
         self.config = config or EngineConfig()
         costs: dict[str, StepCost] = {}
-        self._decoders = {name: build_decoder(name, models, self.config, costs) for name in models}
+        self._decoders = {
+            name: build_decoder(name, models, self.config, costs, extra_sources) for name in models
+        }
         self._intakes = {
             name: Intake(model, self._decoders[name]) for name, model in models.items()
         }

@@ -113,6 +113,7 @@ class StepOutput:
     tokens: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    margins: tuple[float, ...] = ()  # decision margin of each of ``tokens``
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     receipt: DecodeReceipt | None = None

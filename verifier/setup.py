@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from drafting.cost import StepCost
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 def build_decoder(
-    name: str, models: Mapping[str, LoadedModel], config: EngineConfig, costs: dict[str, StepCost]
+    name: str,
+    models: Mapping[str, LoadedModel],
+    config: EngineConfig,
+    costs: dict[str, StepCost],
+    extra_sources: Sequence[DraftSource] = (),
 ) -> Decoder:
     """Everything one of ``models`` needs to run; ``costs`` collects what was measured.
 
@@ -43,7 +47,7 @@ def build_decoder(
         cache, counts, max_running=config.max_running, step_tokens=config.step_tokens
     )
     cost = _cost(name, models, costs)
-    drafting = _drafting(name, models, config, costs) if config.speculation else None
+    drafting = _drafting(name, models, config, costs, extra_sources) if config.speculation else None
     return Decoder(
         model, scheduler, counts, drafting=drafting, cost=cost, max_nodes=config.max_nodes
     )
@@ -75,7 +79,11 @@ def _cost(name: str, models: Mapping[str, LoadedModel], costs: dict[str, StepCos
 
 
 def _drafting(
-    name: str, models: Mapping[str, LoadedModel], config: EngineConfig, costs: dict[str, StepCost]
+    name: str,
+    models: Mapping[str, LoadedModel],
+    config: EngineConfig,
+    costs: dict[str, StepCost],
+    extra_sources: Sequence[DraftSource],
 ) -> Drafting:
     draft = config.draft_models.get(name)
     if draft is not None:
@@ -86,7 +94,7 @@ def _drafting(
         draft_cost=_cost(draft, models, costs) if draft else None,
         max_nodes=config.max_nodes,
     )
-    return Drafting(sources, planner)
+    return Drafting([*sources, *extra_sources], planner)
 
 
 def _source(wanted: str, draft: str | None, models: Mapping[str, LoadedModel]) -> list[DraftSource]:
