@@ -45,6 +45,14 @@ class Segment(NamedTuple):
     scatter: Tensor | None  # [rows] padded place of each row
 
 
+class Scoring(NamedTuple):
+    """How scores become weights."""
+
+    scale: float | None = None  # None: 1 / sqrt(D)
+    softcap: float | None = None  # scores are bent to lie within it: softcap * tanh(s / softcap)
+    sinks: Tensor | None = None  # [Hq] a score of each head that takes weight and gives no value
+
+
 class AttentionPlan(NamedTuple):
     """What is the same for every layer of one step."""
 
@@ -82,7 +90,13 @@ def plan_attention(
 
 
 def tree_attention(
-    q: Tensor, kv: Tensor, plan: AttentionPlan, *, scale: float | None = None
+    q: Tensor,
+    kv: Tensor,
+    plan: AttentionPlan,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Let every row see its committed context, its own ancestors and itself.
 
@@ -92,12 +106,14 @@ def tree_attention(
         kv: (slots, capacity, 2 * Hkv, D), q.dtype; keys in the first Hkv heads. Scratch rows of
             this step are already written behind each context.
         scale: of the scores; None is 1 / sqrt(D).
+        softcap, sinks: as in ``Scoring``; either one costs a slower path.
     Returns: (T, Hq * D), q.dtype, freshly allocated.
     Raises: KernelError: shapes or dtypes disagree. Nothing is cast silently.
     Accuracy: error against float64 at most 1e-5 (float32) for unit-variance inputs.
     """
     _check_tensors(q, kv, plan)
-    parts = [_attend(q, kv, segment, scale) for segment in plan.segments]
+    scoring = Scoring(scale, softcap, sinks)
+    parts = [_attend(q, kv, segment, scoring) for segment in plan.segments]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -110,30 +126,31 @@ def _moved(segment: Segment, device: torch.device) -> Segment:
     )
 
 
-def _attend(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -> Tensor:
+def _attend(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
     if segment.slots == 1:
-        return _attend_one(q, kv, segment, scale)
-    return _attend_many(q, kv, segment, scale)
+        return _attend_one(q, kv, segment, scoring)
+    return _attend_many(q, kv, segment, scoring)
 
 
-def _attend_one(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -> Tensor:
+def _attend_one(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
     rows, key_heads = segment.rows, kv.shape[2] // 2
     heads, size = q.shape[1], q.shape[2]
     groups = heads // key_heads
     own = q[segment.first_row : segment.first_row + rows].view(rows, key_heads, groups, size)
     context = kv[segment.first_slot, : segment.length].transpose(0, 1).unsqueeze(1)
     shape = (-1, groups, -1, -1)
-    out = scaled_dot_product_attention(
+    sinks = None if scoring.sinks is None else scoring.sinks.view(key_heads, groups, 1, 1)
+    out = _weighted(
         own.permute(1, 2, 0, 3),
         context[:key_heads].expand(shape),
         context[key_heads:].expand(shape),
-        attn_mask=segment.mask,
-        scale=scale,
+        segment.mask,
+        scoring._replace(sinks=sinks),
     )
     return out.permute(2, 0, 1, 3).reshape(rows, heads * size)
 
 
-def _attend_many(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -> Tensor:
+def _attend_many(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
     key_heads, heads, size = kv.shape[2] // 2, q.shape[1], q.shape[2]
     groups, slots, padded = heads // key_heads, segment.slots, segment.padded
     own = q[segment.first_row : segment.first_row + segment.rows]
@@ -141,16 +158,36 @@ def _attend_many(q: Tensor, kv: Tensor, segment: Segment, scale: float | None) -
         own = own.index_select(0, segment.gather)
     own = own.view(slots, padded, key_heads, groups, size).transpose(1, 2)
     context = kv[segment.first_slot : segment.first_slot + slots, : segment.length].transpose(1, 2)
-    out = scaled_dot_product_attention(
+    sinks = scoring.sinks
+    if sinks is not None:
+        sinks = sinks.view(1, key_heads, 1, groups).expand(-1, -1, padded, -1)
+        sinks = sinks.reshape(1, key_heads, -1, 1)
+    out = _weighted(
         own.reshape(slots, key_heads, padded * groups, size),
         context[:, :key_heads],
         context[:, key_heads:],
-        attn_mask=segment.mask,
-        scale=scale,
+        segment.mask,
+        scoring._replace(sinks=sinks),
     )
     out = out.view(slots, key_heads, padded, groups, size).transpose(1, 2)
     flat = out.reshape(slots * padded, heads * size)
     return flat if segment.scatter is None else flat.index_select(0, segment.scatter)
+
+
+def _weighted(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, by: Scoring) -> Tensor:
+    """Values weighted by scores; ``by.sinks`` broadcasts against scores of one key."""
+    if by.softcap is None and by.sinks is None:
+        return scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=by.scale)
+    scores = q @ keys.transpose(-1, -2) * (q.shape[-1] ** -0.5 if by.scale is None else by.scale)
+    if by.softcap is not None:
+        scores = torch.tanh(scores / by.softcap) * by.softcap
+    if mask is not None:
+        scores = scores + mask
+    if by.sinks is not None:
+        sinks = by.sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    return weights[..., : keys.shape[-2]] @ values
 
 
 def _batches(requests: Sequence[Rows]) -> list[list[Rows]]:
@@ -282,6 +319,8 @@ def _reference(
     *,
     scale: float | None = None,
     window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """``tree_attention`` in float64, one row at a time, by following parents."""
     key_heads = kv.shape[2] // 2
@@ -298,7 +337,12 @@ def _reference(
             query = q[len(out)].double()
             half = query.shape[0]
             scores = torch.einsum("hd,khd->hk", query, keys_values[:, :half]) * factor
-            out.append(torch.einsum("hk,khd->hd", scores.softmax(-1), keys_values[:, half:]))
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if sinks is not None:
+                scores = torch.cat([scores, sinks.double().unsqueeze(1)], dim=1)
+            weights = scores.softmax(-1)[:, : len(keys)]
+            out.append(torch.einsum("hk,khd->hd", weights, keys_values[:, half:]))
     return torch.stack(out).flatten(1)
 
 

@@ -49,6 +49,25 @@ def test_it_agrees_with_float64_on_random_ragged_trees(
 
 
 @settings(deadline=None, max_examples=60)
+@given(
+    batches(),
+    st.integers(0, 9),
+    st.sampled_from([None, 1.5]),
+    st.booleans(),
+    st.sampled_from([1, 3]),
+)
+def test_bent_scores_and_sinks_agree_with_float64(
+    requests: list[Rows], seed: int, softcap: float | None, sinking: bool, groups: int
+) -> None:
+    q, kv = tensors(requests, seed, groups)
+    sinks = torch.linspace(-1, 2, q.shape[1]) if sinking else None
+    plan = plan_attention(requests, groups=groups, dtype=q.dtype)
+    expected = _reference(q, kv, requests, scale=0.7, softcap=softcap, sinks=sinks)
+    found = tree_attention(q, kv, plan, scale=0.7, softcap=softcap, sinks=sinks)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
 @given(batches(), st.integers(0, 9))
 def test_bfloat16_stays_within_its_own_rounding(requests: list[Rows], seed: int) -> None:
     q, kv = tensors(requests, seed, 2, torch.bfloat16)
