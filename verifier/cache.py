@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from kernels.commit import Accepted, commit_rows
 from verifier.pages import PagePool, page_hash
@@ -22,6 +23,7 @@ class Lease:
     committed: int = 0  # tokens whose keys and values are context
     pages: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)  # of full pages, stored and published
+    restored: int = 0  # pages that came from a block store
 
 
 class Committed(NamedTuple):
@@ -33,9 +35,20 @@ class Committed(NamedTuple):
 
 
 class KeyValueCache:
-    """Hands out leases. Slots of open leases are always 0, 1, 2 and so on without a gap."""
+    """Hands out leases. Slots of open leases are always 0, 1, 2 and so on without a gap.
 
-    def __init__(self, shape: CacheShape, *, pages: int, page_size: int) -> None:
+    ``published`` hears of every page that is named for the first time; it must copy what it keeps.
+    """
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        *,
+        pages: int,
+        page_size: int,
+        published: Callable[[bytes, Tensor], None] | None = None,
+    ) -> None:
+        self._published = published
         self.page_size = page_size
         self.pool = PagePool(pages)
         self.rows = ContextRows(shape)
@@ -47,11 +60,20 @@ class KeyValueCache:
             device=shape.device,
         )
 
-    def open(self, tokens: Sequence[int], root: bytes) -> Lease:
-        """Begin a context with the longest stored prefix of ``tokens``, its last token excluded."""
+    def open(
+        self, tokens: Sequence[int], root: bytes, restored: Mapping[bytes, Tensor] | None = None
+    ) -> Lease:
+        """Begin a context with the longest known prefix of ``tokens``, its last token excluded.
+
+        ``restored``: checked pages that a block store gave back, by name.
+        """
         lease = Lease(slot=len(self._leases), root=root)
         names = self._names(root, tokens)
-        lease.pages = self.pool.share(names)
+        for name in names:
+            page = self.pool.share([name]) or self._adopt(lease, name, restored or {})
+            if not page:
+                break
+            lease.pages += page
         lease.hashes = names[: len(lease.pages)]
         lease.committed = len(lease.pages) * self.page_size
         self._leases.append(lease)
@@ -60,9 +82,14 @@ class KeyValueCache:
             self.rows.load(lease.slot, self._store[lease.pages])
         return lease
 
-    def shared_pages(self, tokens: Sequence[int], root: bytes) -> int:
-        """How many pages ``open`` would share now."""
-        return self.pool.known(self._names(root, tokens))
+    def missing(self, tokens: Sequence[int], root: bytes) -> list[bytes]:
+        """Names of the pages that ``open`` would not find now, from the first one on."""
+        names = self._names(root, tokens)
+        return names[self.pool.known(names) :]
+
+    def room(self, lease: Lease) -> int:
+        """Rows that could be committed now without pages that others hold."""
+        return (len(lease.pages) + self.pool.available) * self.page_size - lease.committed
 
     def reserve(self, lease: Lease, rows: int) -> None:
         """Hold pages for ``rows`` more committed tokens.
@@ -107,7 +134,19 @@ class KeyValueCache:
             previous = lease.hashes[-1] if lease.hashes else lease.root
             name = page_hash(previous, tokens[index * size : (index + 1) * size])
             lease.hashes.append(name)
-            self.pool.publish(page, name)
+            if self.pool.publish(page, name) and self._published is not None:
+                self._published(name, self._store[page])
+
+    def _adopt(self, lease: Lease, name: bytes, restored: Mapping[bytes, Tensor]) -> list[int]:
+        """A page filled from ``restored``; none if it is not there or finds no room."""
+        content = restored.get(name)
+        if content is None or not self.pool.available:
+            return []
+        [page] = self.pool.take(1)
+        self._store[page] = content
+        self.pool.publish(page, name)
+        lease.restored += 1
+        return [page]
 
     def _names(self, root: bytes, tokens: Sequence[int]) -> list[bytes]:
         names: list[bytes] = []

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from drafting.mix import RequestDrafts
 from verifier.acceptance import ChoiceSampler
+from verifier.block_courier import Fetch
 from verifier.cache import Lease
 from verifier.output import Output
-from verifier.request import DecodeReceipt, GenerationRequest, SourceCount
+from verifier.request import DecodeReceipt, GenerationRequest, SourceCount, TokenLogprob
 
 Key = tuple[str, int]  # request id, choice
 
@@ -42,6 +43,8 @@ class Choice:
     drafts: RequestDrafts | None
     tally: Tally
     lease: Lease | None = None
+    fetch: Fetch | None = None  # stored pages on their way
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of prompt[1:], so far
 
     @property
     def key(self) -> Key:
@@ -100,6 +103,7 @@ class Counts:
     prompt_tokens: int = 0
     output_tokens: int = 0
     prefix_hit_tokens: int = 0
+    block_hit_tokens: int = 0  # of them from the block store
     preemptions: int = 0
     drafts: int = 0
     drafted: int = 0

@@ -15,7 +15,6 @@ from drafting.cost import StepCost
 from drafting.mix import Ask, Drafting
 from drafting.tree import DraftTree
 from kernels.tree_attention import Rows
-from kernels.tree_words import depths
 from verifier.acceptance import Verdict
 from verifier.cache import Committed, KeyValueCache
 from verifier.choice import Choice, Counts
@@ -43,6 +42,15 @@ class Work(NamedTuple):
         return Rows(
             lease.slot, lease.committed, [*range(-1, chain - 1), *nodes], chain + len(nodes)
         )
+
+    def scored(self) -> range:
+        """Rows of the chunk that tell the log-prob of a prompt token somebody asked for."""
+        choice = self.chunk.choice
+        if choice.request.prompt_logprobs is None or choice.lease is None:
+            return range(0)
+        start, known = choice.lease.committed, len(choice.prompt_logprobs)
+        end = min(start + len(self.chunk.tokens), len(choice.request.prompt) - 1)
+        return range(max(start, known) - start, end - start)
 
 
 class Scores(NamedTuple):
@@ -113,7 +121,7 @@ class Decoder:
         found = {id(chunk): tree for chunk, tree in zip(asking, trees, strict=True)}
         for chunk in asking:
             chunk.choice.tally.draft_seconds += share
-        return [Work(chunk, self._affordable(chunk, found.get(id(chunk)))) for chunk in chunks]
+        return [Work(chunk, found.get(id(chunk), EMPTY)) for chunk in chunks]
 
     def _may_draft(self, chunk: Chunk) -> bool:
         choice = chunk.choice
@@ -122,15 +130,14 @@ class Decoder:
     def _ask(self, chunk: Chunk) -> Ask:
         choice = chunk.choice
         assert choice.drafts is not None
-        return Ask(choice.drafts, choice.tokens, self._max_nodes, choice.output.remaining - 1)
+        deepest = min(choice.output.remaining - 1, self._room(chunk))
+        return Ask(choice.drafts, choice.tokens, self._max_nodes, deepest)
 
-    def _affordable(self, chunk: Chunk, tree: DraftTree | None) -> DraftTree:
-        """The tree, unless accepting it would need pages that others hold."""
-        if not tree:
-            return EMPTY
-        deepest = int(depths(tree.parents).max()) + 1
-        enough = self.scheduler.try_reserve(chunk.choice, len(chunk.tokens) + deepest)
-        return tree if enough else EMPTY
+    def _room(self, chunk: Chunk) -> int:
+        """Accepted rows that could be committed behind ``chunk`` without pages that others hold."""
+        lease = chunk.choice.lease
+        assert lease is not None
+        return self.cache.room(lease) - len(chunk.tokens)
 
     def _forward(self, works: Sequence[Work]) -> Scores:
         rows = [work.rows() for work in works]
@@ -156,6 +163,7 @@ class Decoder:
         committed: list[Committed] = []
         first = 0
         for work in works:
+            first = _score_prompt(work, scores, first)
             if not work.chunk.last:
                 committed.append(_committed(work, ()))
                 continue
@@ -177,13 +185,17 @@ class Decoder:
             assert choice.lease is not None
             self.cache.rows.wipe(choice.lease.slot)
             return _failed(choice, "the model gave scores that are not finite")
+        if choice.output.remaining <= 0:
+            return self._scored_only(work, committed)
         verdict = choice.sampler.verify(work.tree, scores.values[rows], greedy=scores.greedy[rows])
+        verdict = _cut(verdict, self._room(work.chunk))
+        prompt_logprobs = _prompt_logprobs(choice)
         taken = choice.output.take(verdict.tokens)
         tokens = verdict.tokens[: taken.kept]
         path = verdict.path[: taken.kept]
         choice.sampler.commit(tokens)
         choice.tokens.extend(tokens)
-        committed.append(_committed(work, path))
+        committed.append(self._reserved(work, path[: taken.kept - 1]))
         self._account(work, verdict, len(tokens), path)
         now = time.perf_counter()
         choice.tally.first_token = choice.tally.first_token or now
@@ -194,9 +206,34 @@ class Decoder:
             text=taken.text,
             logprobs=_logprobs(choice, scores.logits[rows], verdict.rows[: taken.kept], tokens),
             margins=verdict.margins[: taken.kept],
+            prompt_logprobs=prompt_logprobs,
             finish_reason=taken.finish_reason,
             stop_reason=taken.stop_reason,
             receipt=choice.receipt(now) if taken.finish_reason else None,
+        )
+
+    def _reserved(self, work: Work, path: Sequence[int]) -> Committed:
+        """Pages are taken for what was accepted, not for what was drafted.
+
+        So a draft evicts no prefix, and the last token of a finished choice stays out: with and
+        without speculation the cache holds the same.
+        """
+        committed = _committed(work, path)
+        self.cache.reserve(committed.lease, len(committed.rows))
+        return committed
+
+    def _scored_only(self, work: Work, committed: list[Committed]) -> StepOutput:
+        """The end of a request that wanted no token, only the log-probs of its prompt."""
+        choice = work.chunk.choice
+        committed.append(_committed(work, ()))
+        return StepOutput(
+            request_id=choice.request.request_id,
+            choice=choice.request.choice,
+            tokens=(),
+            text="",
+            prompt_logprobs=_prompt_logprobs(choice),
+            finish_reason="length",
+            receipt=choice.receipt(time.perf_counter()),
         )
 
     def _account(self, work: Work, verdict: Verdict, kept: int, path: Sequence[int]) -> None:
@@ -232,11 +269,12 @@ def _failed(choice: Choice, error: str) -> StepOutput:
 
 
 def _wanted(works: Sequence[Work]) -> Tensor:
-    """Rows whose logits decide something: the newest token's and every draft node's."""
+    """Rows whose logits matter: scored prompt rows, the newest token's, every draft node's."""
     wanted: list[int] = []
     start = 0
     for work in works:
         end = start + len(work.chunk.tokens) + len(work.tree)
+        wanted += (start + row for row in work.scored())
         if work.chunk.last:
             wanted += range(start + len(work.chunk.tokens) - 1, end)
         start = end
@@ -250,13 +288,51 @@ def _committed(work: Work, path: Sequence[int]) -> Committed:
     return Committed(lease, rows, work.chunk.choice.tokens)
 
 
+def _cut(verdict: Verdict, room: int) -> Verdict:
+    """The verdict with at most ``room`` accepted nodes; every token it keeps stays the target's."""
+    if len(verdict.path) <= room:
+        return verdict
+    kept = max(room, 0)
+    return verdict._replace(
+        path=verdict.path[:kept],
+        tokens=verdict.tokens[: kept + 1],
+        rows=verdict.rows[: kept + 1],
+        margins=verdict.margins[: kept + 1],
+    )
+
+
+def _score_prompt(work: Work, scores: Scores, first: int) -> int:
+    """Note the log-probs that rows ``first`` and on tell of the prompt; the first row after."""
+    scored, choice = work.scored(), work.chunk.choice
+    if not scored:
+        return first
+    assert choice.lease is not None
+    start = choice.lease.committed + 1
+    followed = choice.request.prompt[start + scored.start : start + scored.stop]
+    rows = range(first, first + len(scored))
+    choice.prompt_logprobs += _scored(
+        scores.logits, rows, followed, choice.request.prompt_logprobs or 0
+    )
+    return rows.stop
+
+
+def _prompt_logprobs(choice: Choice) -> tuple[TokenLogprob, ...]:
+    """All of them with the first output, none later."""
+    return tuple(choice.prompt_logprobs) if choice.output.count == 0 else ()
+
+
 def _logprobs(
     choice: Choice, logits: Tensor, rows: Sequence[int], tokens: Sequence[int]
 ) -> tuple[TokenLogprob, ...]:
     """Log-probs of the emitted tokens, from the target's raw logits."""
     width = choice.request.top_logprobs
-    if width is None:
-        return ()
+    return () if width is None else _scored(logits, rows, tokens, width)
+
+
+def _scored(
+    logits: Tensor, rows: Sequence[int], tokens: Sequence[int], width: int
+) -> tuple[TokenLogprob, ...]:
+    """Log-prob of each of ``tokens`` in its row, with the ``width`` likeliest rivals."""
     scores = torch.log_softmax(logits[list(rows)], dim=-1)
     own = scores.gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1).tolist()
     top = scores.topk(min(width, scores.shape[1]), dim=-1)

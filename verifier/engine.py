@@ -14,11 +14,14 @@ import torch
 
 from drafting.cost import StepCost
 from drafting.source import DraftSource
+from verifier.block_courier import Blocks
+from verifier.blocks import BlockStore
 from verifier.choice import Choice
 from verifier.errors import EngineBroken, QueueFull, RequestRefused
 from verifier.intake import Intake
 from verifier.loading import LoadedModel
 from verifier.request import GenerationRequest, SourceCount, StepOutput
+from verifier.scheduler import AGEING, Order
 from verifier.setup import build_decoder
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,10 @@ class EngineConfig:
     pages: int | None = None  # committed keys and values a model may keep
     max_running: int = 32
     max_waiting: int = 256  # beyond it: QueueFull
-    step_tokens: int = 256  # tokens of prompts in one forward
+    step_tokens: int | None = 256  # tokens of prompts in one forward; None: whole prompts at once
+    order: Order = "first_come"
+    ageing: float = AGEING  # see the scheduler
+    block_wait_s: float = 0.1  # what a request waits for pages of a block store at most
     max_nodes: int = 32  # draft nodes of one request and step
     speculation: bool = True
     sources: tuple[str, ...] = DEFAULT_SOURCES  # by name, for every model
@@ -59,6 +65,8 @@ class ModelStats:
     prompt_tokens: int = 0
     output_tokens: int = 0
     prefix_hit_tokens: int = 0
+    block_hit_tokens: int = 0  # of them from the block store
+    blocks: Mapping[str, int] = field(default_factory=dict)  # pages by what became of them
     preemptions: int = 0
     drafts: int = 0  # verifications that carried a draft
     drafted: int = 0
@@ -86,19 +94,27 @@ class Engine:
         config: EngineConfig | None = None,
         *,
         extra_sources: Sequence[DraftSource] = (),
+        blocks: BlockStore | None = None,
     ) -> None:
         """Reserve memory and measure this machine; takes up to a second for each model.
 
         ``extra_sources``: draft sources of the caller's own, for every model, besides those that
-        ``config`` names.
+        ``config`` names. Full pages go to ``blocks`` and come back from it, whoever saved them;
+        ``close`` lets go of it.
 
         Raises:
             ModelRefused: a draft model is unknown or speaks another vocabulary.
         """
         self.config = config or EngineConfig()
         costs: dict[str, StepCost] = {}
+        self._news = threading.Event()  # something came for an engine that waits
+        self._blocks = blocks
+        kept = None
+        if blocks is not None:
+            kept = Blocks(blocks, self.config.block_wait_s, self._news.set)
         self._decoders = {
-            name: build_decoder(name, models, self.config, costs, extra_sources) for name in models
+            name: build_decoder(name, models, self.config, costs, extra_sources, kept)
+            for name in models
         }
         self._intakes = {
             name: Intake(model, self._decoders[name]) for name, model in models.items()
@@ -133,11 +149,13 @@ class Engine:
             choice = intake.open(request, next(self._arrivals))
             self._submitted.append(choice)
             self._alive[key] = request.model
+        self._news.set()
 
     def cancel(self, request_id: str) -> None:
         """End every choice of ``request_id`` within one step. Unknown ids are ignored."""
         with self._lock:
             self._cancelled.append(request_id)
+        self._news.set()
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
@@ -146,9 +164,12 @@ class Engine:
         Raises:
             EngineBroken: a model failed at ``MOST_FAILURES`` steps in a row.
         """
+        self._news.clear()
         outputs = self._take_in()
         for name in self._decoders:
             outputs += self._step(name)
+        if not outputs:
+            self._wait_for_pages()
         ended = [output for output in outputs if output.receipt is not None]
         with self._lock:
             for output in ended:
@@ -162,6 +183,21 @@ class Engine:
     def stats(self) -> EngineStats:
         """Counters for metrics; safe from any thread."""
         return EngineStats(models={name: self._stats(name) for name in self._decoders})
+
+    def close(self) -> None:
+        """Save what waits to be saved, for a moment, and let go of the block store."""
+        couriers = [decoder.scheduler.courier for decoder in self._decoders.values()]
+        for courier in couriers:
+            if courier is not None:
+                courier.close()
+        if self._blocks is not None:
+            self._blocks.close()
+
+    def _wait_for_pages(self) -> None:
+        """With nothing to run but requests whose pages are on their way, sleep until some come."""
+        schedulers = [decoder.scheduler for decoder in self._decoders.values()]
+        if any(one.waiting for one in schedulers) and not any(one.running for one in schedulers):
+            self._news.wait(self.config.block_wait_s)
 
     def _step(self, name: str) -> list[StepOutput]:
         decoder = self._decoders[name]
@@ -194,7 +230,7 @@ class Engine:
         for choice in submitted:
             decoder = self._decoders[choice.request.model]
             decoder.counts.prompt_tokens += len(choice.request.prompt)
-            decoder.scheduler.waiting.append(choice)
+            decoder.scheduler.enqueue(choice)
         return [output for request_id in cancelled for output in self._end(request_id)]
 
     def _end(self, request_id: str) -> list[StepOutput]:
@@ -228,6 +264,8 @@ class Engine:
             prompt_tokens=counts.prompt_tokens,
             output_tokens=counts.output_tokens,
             prefix_hit_tokens=counts.prefix_hit_tokens,
+            block_hit_tokens=counts.block_hit_tokens,
+            blocks=dict(scheduler.courier.counts) if scheduler.courier else {},
             preemptions=counts.preemptions,
             drafts=counts.drafts,
             drafted=counts.drafted,

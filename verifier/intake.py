@@ -42,9 +42,14 @@ class Intake:
                 f"model {self._model.name!r} runs without speculation; expected mode off or auto",
                 param="spillway.speculation.mode",
             )
-        if request.top_logprobs is not None and not 0 <= request.top_logprobs <= 20:
+        for param in ("top_logprobs", "prompt_logprobs"):
+            rivals = getattr(request, param)
+            if rivals is not None and not 0 <= rivals <= 20:
+                raise RequestRefused(f"got {param} {rivals}; expected 0 to 20", param=param)
+        if request.predicted_tokens is not None and request.predicted_tokens < 0:
             raise RequestRefused(
-                f"got top_logprobs {request.top_logprobs}; expected 0 to 20", param="top_logprobs"
+                f"got predicted_tokens {request.predicted_tokens}; expected at least 0",
+                param="spillway.predicted_tokens",
             )
         if self._decoder.drafting is not None:
             _check_control(self._decoder.drafting, request.speculation)
@@ -109,9 +114,10 @@ class Intake:
 
     def _check_stops(self, request: GenerationRequest) -> None:
         stops = request.stops
-        if stops.max_tokens < 1:
+        least = 0 if request.prompt_logprobs is not None else 1
+        if stops.max_tokens < least:
             raise RequestRefused(
-                f"got max_tokens {stops.max_tokens}; expected at least 1", param="max_tokens"
+                f"got max_tokens {stops.max_tokens}; expected at least {least}", param="max_tokens"
             )
         if not 0 <= stops.min_tokens <= stops.max_tokens:
             raise RequestRefused(

@@ -99,12 +99,17 @@ class PagePool:
                 return count
         return len(hashes)
 
-    def publish(self, page: int, name: bytes) -> None:
-        """Name a held, full page so that others may share it. The first page of a name stays."""
+    def publish(self, page: int, name: bytes) -> bool:
+        """Name a held, full page so that others may share it. The first page of a name stays.
+
+        False: there is one of that name already.
+        """
         assert self._references[page] > 0, f"page {page} is not held"
-        if name not in self._page_of and page not in self._hash_of:
-            self._page_of[name] = page
-            self._hash_of[page] = name
+        if name in self._page_of or page in self._hash_of:
+            return False
+        self._page_of[name] = page
+        self._hash_of[page] = name
+        return True
 
     def _take_one(self) -> int:
         if self._free:

@@ -59,7 +59,9 @@ class GenerationRequest:
     references: tuple[Reference, ...] = ()
     speculation: Speculation = Speculation()
     top_logprobs: int | None = None  # None: no log-probs; 0: of the emitted token only
+    prompt_logprobs: int | None = None  # the same of prompt tokens; max_tokens may then be 0
     cache_salt: str = ""
+    predicted_tokens: int | None = None  # likely length of the output, for the order "shortest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class StepOutput:
 
     ``text`` may lag behind ``tokens`` while a stop string could still complete. The last output of
     a choice carries ``receipt``, and ``finish_reason`` or, if it could not be finished, ``error``.
+    Its first one carries ``prompt_logprobs``, of every prompt token but the first, where asked for.
     """
 
     request_id: str
@@ -113,6 +116,7 @@ class StepOutput:
     tokens: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     margins: tuple[float, ...] = ()  # decision margin of each of ``tokens``
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None

@@ -1,15 +1,25 @@
-"""Who runs: first come, first served, over as many pages as there are."""
+"""Who runs: the first to come or the shortest first, over as many pages as there are."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from bisect import insort
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Literal, NamedTuple
 
+from torch import Tensor
+
+from verifier.block_courier import BlockCourier
 from verifier.cache import KeyValueCache
 from verifier.choice import Choice, Counts, Key
 from verifier.pages import OutOfPages
+
+Order = Literal["first_come", "shortest"]
+AGEING: Final = 50.0
+"""Predicted tokens that a second of waiting makes up for, in the order "shortest"."""
+_LARGEST_SCORED = 256  # prompt tokens of one chunk whose log-probs are wanted: logits take memory
+_LOOK_AHEAD = 4  # waiting choices whose stored pages are fetched before their turn
+_NOTHING: Mapping[bytes, Tensor] = {}
 
 
 class Chunk(NamedTuple):
@@ -21,7 +31,12 @@ class Chunk(NamedTuple):
 
 
 class Scheduler:
-    """The waiting and the running choices of one model. Not thread-safe."""
+    """The waiting and the running choices of one model. Not thread-safe.
+
+    In the order "shortest" a choice is served before another that came later unless that one is
+    predicted to be shorter by ``ageing`` tokens for each second between them: nobody waits longer
+    than his own prediction divided by ``ageing`` behind newcomers.
+    """
 
     def __init__(
         self,
@@ -29,39 +44,40 @@ class Scheduler:
         counts: Counts,
         *,
         max_running: int,
-        step_tokens: int,
+        step_tokens: int | None,
+        order: Order = "first_come",
+        ageing: float = AGEING,
+        courier: BlockCourier | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.cache = cache
-        self.waiting: deque[Choice] = deque()
+        self.courier = courier
+        self.waiting: list[Choice] = []  # in the order they are to be served
         self.running: list[Choice] = []  # in order of arrival
         self._counts = counts
         self._max_running = max_running
-        self._step_tokens = step_tokens
+        self._step_tokens = step_tokens  # None: whole prompts at once
+        self._order = order
+        self._ageing = ageing
         self._clock = clock
+
+    def enqueue(self, choice: Choice) -> None:
+        """Let a choice wait for its turn."""
+        insort(self.waiting, choice, key=self._rank)
 
     def chunks(self) -> list[Chunk]:
         """Admit, then share the step's tokens out: one to each decoding choice, prompts after."""
         self._admit()
         planned: list[Chunk] = []
-        budget = self._step_tokens
-        for choice in sorted(self.running, key=lambda choice: not choice.decoding):
+        budget = self._prompt_budget()
+        for choice in sorted(self.running, key=self._turn):
             if choice.lease is None:  # preempted by an earlier one, this very moment
                 continue
-            size = min(choice.pending, max(budget, 1 if choice.decoding else 0))
+            size = 1 if choice.decoding else self._chunk_size(choice, budget)
             if size > 0 and self._reserve(choice, size):
-                budget -= size
+                budget -= 0 if choice.decoding else size
                 planned.append(self._chunk(choice, size))
         return [chunk for chunk in planned if chunk.choice.lease is not None]
-
-    def try_reserve(self, choice: Choice, rows: int) -> bool:
-        """Hold pages for ``rows`` more tokens if that costs nobody else anything."""
-        assert choice.lease is not None
-        try:
-            self.cache.reserve(choice.lease, rows)
-        except OutOfPages:
-            return False
-        return True
 
     def finish(self, choice: Choice) -> None:
         """Free everything a choice holds, wherever it is."""
@@ -71,6 +87,8 @@ class Scheduler:
             self.running.remove(choice)
         elif choice in self.waiting:
             self.waiting.remove(choice)
+        if choice.fetch is not None:
+            choice.fetch.abandon()
         if choice.drafts is not None:
             choice.drafts.close()
 
@@ -83,15 +101,65 @@ class Scheduler:
         """Whether such a choice is here."""
         return any(choice.key == key for choice in [*self.running, *self.waiting])
 
+    def _rank(self, choice: Choice) -> float:
+        """Served ascending. All age alike, so that a place in the queue never changes."""
+        if self._order == "first_come":
+            return float(choice.arrival)
+        request = choice.request
+        predicted = request.predicted_tokens or request.stops.max_tokens
+        return predicted + self._ageing * choice.tally.submitted
+
+    def _turn(self, choice: Choice) -> tuple[bool, float]:
+        return not choice.decoding, self._rank(choice)
+
+    def _prompt_budget(self) -> float:
+        """Prompt tokens of this step; decoding choices come first but never take everything."""
+        if self._step_tokens is None:
+            return float("inf")
+        return max(self._step_tokens - sum(choice.decoding for choice in self.running), 1)
+
+    @staticmethod
+    def _chunk_size(choice: Choice, budget: float) -> int:
+        size = int(min(choice.pending, budget))
+        scores = choice.request.prompt_logprobs is not None
+        return min(size, _LARGEST_SCORED) if scores else size
+
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._max_running:
-            if not self._fits(self.waiting[0]):
+        """Who waits for stored pages lets others pass until they are there or late."""
+        for choice in list(self._ready_to_run()):
+            if len(self.running) >= self._max_running or not self._fits(choice):
                 return
-            choice = self.waiting.popleft()
-            choice.lease = self.cache.open(choice.tokens, choice.root)
+            self.waiting.remove(choice)
+            self._open(choice)
             self.running.append(choice)
             self.running.sort(key=lambda choice: choice.arrival)
-            self._note_admission(choice, choice.lease.committed)
+
+    def _ready_to_run(self) -> Iterator[Choice]:
+        if self.courier is None or len(self.running) >= self._max_running:
+            return iter(self.waiting)
+        ahead = self._max_running - len(self.running) + _LOOK_AHEAD
+        for choice in self.waiting[:ahead]:
+            if choice.fetch is None and choice.tally.admitted is None:
+                names = self._missing(choice)
+                choice.fetch = self.courier.fetch(names) if names else None
+        return (one for one in self.waiting if one.fetch is None or one.fetch.ready())
+
+    def _missing(self, choice: Choice) -> list[bytes]:
+        if choice.request.prompt_logprobs is not None:
+            return []
+        return self.cache.missing(choice.tokens, choice.root)
+
+    def _open(self, choice: Choice) -> None:
+        """Begin its context. Whose prompt is scored has every row of it computed."""
+        restored = _NOTHING if choice.fetch is None else choice.fetch.take()
+        scores = choice.request.prompt_logprobs is not None
+        known = choice.tokens if not scores else ()
+        choice.lease = self.cache.open(known, choice.root, restored)
+        self._counts.prefix_hit_tokens += choice.lease.committed
+        self._counts.block_hit_tokens += choice.lease.restored * self.cache.page_size
+        if choice.tally.admitted is None:
+            choice.tally.admitted = self._clock()
+            choice.tally.cached_prompt_tokens = choice.lease.committed
 
     def _fits(self, choice: Choice) -> bool:
         """Whether its tokens so far fit beside the running ones; alone, anything fits."""
@@ -101,18 +169,15 @@ class Scheduler:
         needed = -(-(len(choice.tokens) + 1) // self.cache.page_size)
         return needed <= self.cache.pool.available
 
-    def _note_admission(self, choice: Choice, hit: int) -> None:
-        self._counts.prefix_hit_tokens += hit
-        if choice.tally.admitted is None:
-            choice.tally.admitted = self._clock()
-            choice.tally.cached_prompt_tokens = hit
-
     def _reserve(self, choice: Choice, rows: int) -> bool:
         """Hold pages, taking them from the latest arrivals if need be."""
         while choice.lease is not None:
-            if self.try_reserve(choice, rows):
+            try:
+                self.cache.reserve(choice.lease, rows)
+            except OutOfPages:
+                self._preempt(self.running[-1])
+            else:
                 return True
-            self._preempt(self.running[-1])
         return False
 
     def _preempt(self, choice: Choice) -> None:
@@ -120,7 +185,7 @@ class Scheduler:
         self.cache.close(choice.lease)
         choice.lease = None
         self.running.remove(choice)
-        self.waiting.appendleft(choice)
+        self.enqueue(choice)
         self._counts.preemptions += 1
 
     @staticmethod

@@ -12,6 +12,7 @@ from drafting.planner import Planner
 from drafting.reference_lookup import ReferenceLookup
 from drafting.source import DraftSource, ReferenceKind
 from drafting.suffix_lookup import PromptLookup
+from verifier.block_courier import Blocks
 from verifier.cache import KeyValueCache
 from verifier.calibration import measure
 from verifier.choice import Counts
@@ -32,6 +33,7 @@ def build_decoder(
     config: EngineConfig,
     costs: dict[str, StepCost],
     extra_sources: Sequence[DraftSource] = (),
+    blocks: Blocks | None = None,
 ) -> Decoder:
     """Everything one of ``models`` needs to run; ``costs`` collects what was measured.
 
@@ -42,9 +44,22 @@ def build_decoder(
     counts = Counts()
     pages = _pages(model, config)
     _check_memory(model, pages * config.page_size)
-    cache = KeyValueCache(model.network.cache_shape, pages=pages, page_size=config.page_size)
+    shape = model.network.cache_shape
+    courier = blocks.courier(model.fingerprint, shape, config.page_size) if blocks else None
+    cache = KeyValueCache(
+        shape,
+        pages=pages,
+        page_size=config.page_size,
+        published=courier.save if courier else None,
+    )
     scheduler = Scheduler(
-        cache, counts, max_running=config.max_running, step_tokens=config.step_tokens
+        cache,
+        counts,
+        max_running=config.max_running,
+        step_tokens=config.step_tokens,
+        order=config.order,
+        ageing=config.ageing,
+        courier=courier,
     )
     cost = _cost(name, models, costs)
     drafting = _drafting(name, models, config, costs, extra_sources) if config.speculation else None
