@@ -1,0 +1,1 @@
+"""What the caches are worth and what they cost, over a real redis-server on this machine."""
