@@ -1,0 +1,253 @@
+"""Prefixes outlive the engine that computed them, and speculation costs none of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from verifier.blocks import MemoryBlockStore
+from verifier.engine import Engine, EngineConfig
+from verifier.loading import LoadedModel
+from verifier.request import Speculation, StopRules
+
+PROMPT = tuple(range(10, 60))
+
+
+def engine_over(store: Any, *models: LoadedModel, **config: Any) -> Engine:
+    settled = EngineConfig(**{"page_size": 8, "block_wait_s": 20.0, **config})
+    return Engine({model.name: model for model in models}, settled, blocks=store)
+
+
+def ended(engine: Engine) -> None:
+    engine.close()
+
+
+def test_a_new_engine_takes_up_the_prefix_of_an_old_one(llama: LoadedModel, drive: Any) -> None:
+    store = MemoryBlockStore()
+    first = engine_over(store, llama)
+    [before] = drive.run(first, drive.request(PROMPT))
+    ended(first)
+    second = engine_over(store, llama)
+    [after] = drive.run(second, drive.request(PROMPT))
+    assert drive.tokens(after) == drive.tokens(before)
+    assert before[-1].receipt.cached_prompt_tokens == 0
+    assert after[-1].receipt.cached_prompt_tokens == 48
+    stats = second.stats().models["llama"]
+    assert stats.block_hit_tokens == stats.prefix_hit_tokens == 48
+    assert stats.blocks["restored"] == 6
+    assert stats.pages_used == 0
+
+
+def test_what_came_from_the_store_is_what_the_engine_had(llama: LoadedModel, drive: Any) -> None:
+    """Log-probs see every bit of the keys and values."""
+    store = MemoryBlockStore()
+    asked = {"top_logprobs": 3, "tokens": 8}
+    first = engine_over(store, llama)
+    drive.run(first, drive.request(PROMPT, **asked))
+    [kept] = drive.run(first, drive.request(PROMPT, **asked))
+    ended(first)
+    [restored] = drive.run(engine_over(store, llama), drive.request(PROMPT, **asked))
+    assert [o.logprobs for o in restored] == [o.logprobs for o in kept]
+
+
+def test_another_salt_model_or_page_size_finds_nothing(
+    llama: LoadedModel, drafter: LoadedModel, drive: Any
+) -> None:
+    store = MemoryBlockStore()
+    first = engine_over(store, llama, drafter)
+    drive.run(first, drive.request(PROMPT, cache_salt="a"))
+    ended(first)
+    assert len(store) > 0
+    for changes, config in (
+        ({"cache_salt": "b"}, {}),
+        ({"cache_salt": "a", "model": "drafter"}, {}),
+        ({"cache_salt": "a"}, {"page_size": 4}),
+    ):
+        other = engine_over(store, llama, drafter, **config)
+        [outputs] = drive.run(other, drive.request(PROMPT, **changes))
+        assert outputs[-1].receipt.cached_prompt_tokens == 0
+        ended(other)
+
+
+class Spoilt(MemoryBlockStore):
+    """Gives back what ``spoil`` makes of a value."""
+
+    def __init__(self, spoil: Any) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def restore(self, names: Sequence[bytes]) -> Sequence[bytes | None]:
+        return [self.spoil(value) if value else None for value in super().restore(names)]
+
+
+def fail(_: bytes) -> bytes:
+    raise OSError("gone")
+
+
+def wait(value: bytes) -> bytes:
+    time.sleep(0.3)
+    return value
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda value: value[:-1],
+        lambda value: value[:-9] + b"\xff" + value[-8:],
+        lambda value: b"",
+        fail,
+        wait,
+    ],
+)
+def test_a_store_that_lies_fails_or_dawdles_changes_no_text(
+    llama: LoadedModel, drive: Any, spoil: Any
+) -> None:
+    store = Spoilt(spoil)
+    first = engine_over(store, llama)
+    [before] = drive.run(first, drive.request(PROMPT))
+    ended(first)
+    second = engine_over(store, llama, block_wait_s=0.05)
+    [after] = drive.run(second, drive.request(PROMPT))
+    assert drive.tokens(after) == drive.tokens(before)
+    assert after[-1].receipt.cached_prompt_tokens == 0
+    assert second.stats().models["llama"].pages_used == 0
+
+
+def test_who_waits_for_pages_holds_up_nobody(llama: LoadedModel, drive: Any) -> None:
+    store = Spoilt(wait)
+    first = engine_over(store, llama)
+    drive.run(first, drive.request(PROMPT))
+    ended(first)
+    second = engine_over(store, llama)
+    second.submit(drive.request(PROMPT, name="waits"))
+    second.submit(drive.request(PROMPT[::-1][:5], name="passes", tokens=4))
+    order = []
+    while second.has_work():
+        order += [output.request_id for output in second.step() if output.receipt]
+    assert order == ["passes", "waits"]
+    assert second.stats().models["llama"].block_hit_tokens > 0
+
+
+def test_a_request_cancelled_while_its_pages_come_leaves_nothing(
+    llama: LoadedModel, drive: Any
+) -> None:
+    store = Spoilt(wait)
+    first = engine_over(store, llama)
+    drive.run(first, drive.request(PROMPT))
+    ended(first)
+    second = engine_over(store, llama)
+    second.submit(drive.request(PROMPT))
+    second.cancel("r")
+    [output] = second.step()
+    assert output.finish_reason == "cancelled"
+    assert not second.has_work()
+    assert second.stats().models["llama"].pages_used == 0
+
+
+def test_an_engine_that_waits_for_pages_does_not_spin(llama: LoadedModel, drive: Any) -> None:
+    store = Spoilt(wait)
+    first = engine_over(store, llama)
+    drive.run(first, drive.request(PROMPT))
+    ended(first)
+    second = engine_over(store, llama)
+    second.submit(drive.request(PROMPT, tokens=1))
+    empty = 0
+    while second.has_work():
+        empty += not second.step()
+    assert empty <= 3
+
+
+def test_what_is_saved_was_emitted_and_nothing_else_even_after_a_cut_draft(
+    llama: LoadedModel, drive: Any
+) -> None:
+    """A stop string in the middle of an accepted draft: no page holds a token after it."""
+    from drafting.source import Reference
+    from verifier.pages import page_hash, root_hash
+
+    [plain] = drive.run(drive.engine(llama), drive.request(PROMPT, tokens=60))
+    written = drive.tokens(plain)
+    text = llama.decode(written)
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    cut = drive.request(
+        PROMPT,
+        stops=StopRules(max_tokens=60, stop=(stop,), ignore_eos=True),
+        references=(Reference("prediction", tuple(written)),),
+        speculation=Speculation(mode="fixed", max_nodes=16),
+    )
+    seen = {}
+    for page_size in (1, 4):
+        store = MemoryBlockStore()
+        engine = engine_over(store, llama, page_size=page_size)
+        [outputs] = drive.run(engine, cut)
+        ended(engine)
+        emitted = drive.tokens(outputs)
+        receipt = outputs[-1].receipt
+        assert outputs[-1].finish_reason == "stop"
+        assert receipt.accepted > 0
+        assert receipt.output_tokens == len(emitted) < len(written)
+        assert emitted == written[: len(emitted)]
+        assert stop not in drive.text(outputs)
+        name, names, whole = root_hash(llama.fingerprint, ""), set(), [*PROMPT, *emitted]
+        for start in range(0, len(whole) - page_size + 1, page_size):
+            name = page_hash(name, whole[start : start + page_size])
+            names.add(name)
+        assert set(store._values) <= names
+        assert len(store) == (len(whole) - 1) // page_size
+        seen[page_size] = len(store)
+    assert seen[1] > seen[4] > 0
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_speculation_costs_no_hit_rate(llama: LoadedModel, drive: Any, data: Any) -> None:
+    """The same requests in the same order, with few pages: the very same tokens are found."""
+    engines = {
+        mode: drive.engine(llama, page_size=4, pages=data.draw(st.integers(24, 40), "pages"))
+        for mode in ("fixed",)
+    }
+    pages = engines["fixed"].config.pages
+    engines["off"] = drive.engine(llama, page_size=4, pages=pages)
+    hits: dict[str, list[int]] = {mode: [] for mode in engines}
+    past: list[tuple[int, ...]] = [PROMPT[:17]]
+    for number in range(data.draw(st.integers(3, 7), "requests")):
+        base = past[data.draw(st.integers(0, len(past) - 1), "base")]
+        cut = data.draw(st.integers(1, len(base)), "cut")
+        extra = data.draw(st.lists(st.integers(5, 300), max_size=6), "extra")
+        prompt = (*base[:cut], *extra)[:60]
+        stops = StopRules(
+            max_tokens=data.draw(st.integers(1, 20), "tokens"),
+            stop_token_ids=frozenset(range(0, 320, 7)),
+        )
+        for mode, engine in engines.items():
+            request = drive.request(
+                prompt, name=str(number), stops=stops, speculation=Speculation(mode=mode)
+            )
+            [outputs] = drive.run(engine, request)
+            hits[mode].append(outputs[-1].receipt.cached_prompt_tokens)
+        past.append((*prompt, *drive.tokens(outputs)))
+    assert hits["fixed"] == hits["off"]
+    pools = [engine._decoders["llama"].cache.pool for engine in engines.values()]
+    assert pools[0]._page_of.keys() == pools[1]._page_of.keys()
+
+
+def test_a_page_of_broken_numbers_is_never_saved(make_model: Any, drive: Any) -> None:
+    from transformers import LlamaConfig
+
+    from verifier.loading import load_model
+
+    model = load_model(make_model(LlamaConfig, 3), name="llama")
+    model.network.embedding[77] = float("nan")
+    store = MemoryBlockStore()
+    engine = engine_over(store, model, step_tokens=16)
+    [outputs] = drive.run(engine, drive.request((77, *PROMPT)))
+    assert outputs[-1].error is not None
+    ended(engine)
+    assert len(store) == 0
+    assert engine.stats().models["llama"].blocks["refused"] > 0
