@@ -180,6 +180,11 @@ class Engine:
         """Whether ``step`` has anything to do."""
         return bool(self._alive or self._cancelled)
 
+    def sources(self, model: str) -> frozenset[str]:
+        """Names of the draft sources ``model`` has; none without speculation."""
+        drafting = self._decoders[model].drafting
+        return frozenset() if drafting is None else drafting.names
+
     def stats(self) -> EngineStats:
         """Counters for metrics; safe from any thread."""
         return EngineStats(models={name: self._stats(name) for name in self._decoders})
