@@ -8,7 +8,10 @@ from functools import partial
 from aiohttp import web
 
 from gateway.admin.audit import AuditLog
+from gateway.admin.cache import CacheAdmin
 from gateway.admin.cascade import AdminApi
+from gateway.cache.inventory import Inventory
+from gateway.cache.selftest import selftest
 from gateway.cascade.assembly import Running, running_cascade
 from gateway.config import Config
 from gateway.faces.admission import Admission
@@ -70,6 +73,7 @@ async def _parts(config: Config, keys: Keys, app: web.Application) -> AsyncItera
     ):
         app[FRONT] = front = _front(config, keys, fleet, running, counted)
         app[MORE_HEADERS] = _version_header(front.policy_version)
+        app.add_routes(_cache_admin(config, keys, running, fleet).routes())
         app.add_routes(_admin(config, running, fleet).routes())
         yield
 
@@ -107,8 +111,22 @@ def _version_header(version: Callable[[], int]) -> Callable[[], dict[str, str]]:
 
 def _admin(config: Config, running: Running, fleet: Fleet) -> AdminApi:
     return AdminApi(
-        live=running.live,
-        tiers=fleet.tiers,
-        token=None if config.admin_token is None else config.admin_token.get_secret_value(),
-        audit=AuditLog(config.state_dir / "audit.jsonl"),
+        live=running.live, tiers=fleet.tiers, token=_token(config), audit=_audit(config)
     )
+
+
+def _cache_admin(config: Config, keys: Keys, running: Running, fleet: Fleet) -> CacheAdmin:
+    return CacheAdmin(
+        inventory=Inventory(running.cache, running.store, tenants=keys.tenants),
+        selftest=partial(selftest, running.cache, fleet.tiers),
+        token=_token(config),
+        audit=_audit(config),
+    )
+
+
+def _token(config: Config) -> str | None:
+    return None if config.admin_token is None else config.admin_token.get_secret_value()
+
+
+def _audit(config: Config) -> AuditLog:
+    return AuditLog(config.state_dir / "audit.jsonl")

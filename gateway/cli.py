@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from gateway.commands.admin import add_admin
+from gateway.commands.cache import add_cache
 from gateway.commands.engine import add_engine
 from gateway.commands.keys import add_keys
 from gateway.commands.serve import add_serve
+from gateway.commands.verify import add_verify
 from gateway.errors import ConfigError, GatewayError
 from gateway.router_commands import add_steps
 
@@ -25,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "and makes the large one fast.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (add_serve, add_engine, _add_router, add_keys, add_admin):
+    for add in (add_serve, add_engine, add_verify, _add_router, add_keys, add_admin, add_cache):
         add(commands)
     return parser
 

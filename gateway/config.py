@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config_cache import CacheConfig
 from gateway.config_file import apply_environment, entries, fill_api_key, read_toml
 from gateway.errors import ConfigError
 from gateway.secret import kept_secret
@@ -249,6 +250,7 @@ class Config(_Section):
 
     server: ServerConfig = ServerConfig()
     redis: RedisConfig = RedisConfig()
+    cache: CacheConfig = CacheConfig()
     engines: tuple[EngineConfig, ...] = ()
     tiers: Annotated[tuple[TierConfig, ...], Field(min_length=1)]  # cheap first
     router: RouterConfig = RouterConfig()

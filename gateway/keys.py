@@ -59,6 +59,12 @@ class Keys:
         """Whether a caller must show a key."""
         return self._anonymous is None
 
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Every tenant that has a key, or the default one where none are asked for."""
+        keys = {key.identity.tenant for key in self._keys}
+        return frozenset(keys if self._anonymous is None else {self._anonymous.tenant})
+
     def identify(self, authorization: str | None) -> Identity:
         """The identity behind an ``Authorization`` header.
 

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -14,15 +13,15 @@ from aiohttp.typedefs import Handler
 from gateway.admin.audit import AuditLog
 from gateway.admin.body import read_dry_run, read_precondition, read_tiers
 from gateway.admin.guard import Guard
+from gateway.admin.handlers import ACTOR, guarded, refuse_method, refuse_path
 from gateway.admin.problem import Problem
 from gateway.cascade.live import Change, LivePolicy
 from gateway.cascade.policy import Policy, Rung, parse_rungs
-from gateway.errors import PolicyRefused, StalePolicy, StoreUnavailable
+from gateway.errors import PolicyRefused
 from gateway.generation import Json, Tier
 
 PATH = "/admin/cascade"
 VERSION_HEADER = "x-spillway-policy-version"
-ACTOR = web.RequestKey("actor", str)
 _log = logging.getLogger(__name__)
 
 
@@ -40,14 +39,13 @@ class AdminApi:
         guard = Guard(self.token)
         handlers: Mapping[str, Handler] = {"GET": self._get, "PUT": self._put, "PATCH": self._patch}
         listed = [
-            web.route(method, PATH, _guarded(guard, handler))
-            for method, handler in handlers.items()
+            web.route(method, PATH, guarded(guard, handler)) for method, handler in handlers.items()
         ]
-        wrong_method = _guarded(guard, _refuse_method("GET, HEAD, PATCH, PUT"))
+        wrong_method = guarded(guard, refuse_method("GET, HEAD, PATCH, PUT"))
         return [
             *listed,
             web.route("*", PATH, wrong_method),
-            web.route("*", "/admin/{rest:.*}", _guarded(guard, _refuse_path)),
+            web.route("*", "/admin/{rest:.*}", guarded(guard, refuse_path)),
         ]
 
     async def _get(self, request: web.Request) -> web.Response:
@@ -105,39 +103,6 @@ class AdminApi:
             self.audit.append(record)
         except OSError as error:
             _log.error("the audit log %s cannot be written: %s", self.audit.path, error)
-
-
-def _guarded(guard: Guard, handler: Handler) -> Handler:
-    """``handler`` behind the guard, its refusals as problems."""
-
-    @wraps(handler)
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            request[ACTOR] = guard.admit(request)
-            return await handler(request)
-        except Problem as problem:
-            return problem.response()
-        except StalePolicy as error:
-            return Problem(412, str(error), headers={"ETag": error.current}).response()
-        except StoreUnavailable:
-            return Problem(
-                503,
-                "The shared store does not answer, so nothing was changed.",
-                headers={"Retry-After": "2"},
-            ).response()
-
-    return answer
-
-
-def _refuse_method(allowed: str) -> Handler:
-    async def refuse(request: web.Request) -> web.StreamResponse:
-        raise Problem(405, f"Expected one of {allowed}.", headers={"Allow": allowed})
-
-    return refuse
-
-
-async def _refuse_path(request: web.Request) -> web.StreamResponse:
-    raise Problem(404, f"Expected {PATH}.")
 
 
 def _merged(given: Json, base: Policy) -> Json:

@@ -5,10 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from gateway.cascade.answer import Answer, Choice
 from gateway.generation import Json, Usage
+
+LABEL_BYTES = 512
+"""No label is longer; so much of a payload is enough to read it."""
+
+
+class Label(NamedTuple):
+    """What an operator may want to know of an entry without reading all of it."""
+
+    model: str  # the one that was asked for
+    tier: str
+    created: float  # Unix seconds
+
+    @classmethod
+    def read(cls, payload: bytes) -> Self | None:
+        """The label at the beginning of a payload, whole or cut; None if there is none."""
+        line, found, _ = payload[:LABEL_BYTES].partition(b"\n")
+        if not found:
+            return None
+        try:
+            model, tier, created = json.loads(line)
+        except (ValueError, TypeError, RecursionError):
+            return None
+        sound = isinstance(model, str) and isinstance(tier, str) and isinstance(created, float)
+        return cls(model, tier, created) if sound else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,19 +42,23 @@ class Entry:
     answer: Answer
     created: float
     policy_version: int
+    model: str = "auto"  # the one that was asked for
     score: float | None = None
     probabilities: Mapping[str, float] | None = None
     estimator: str | None = None
 
     def encode(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
+        """A line with the label, then everything as JSON."""
+        label = Label(self.model, self.answer.tier, self.created)
+        line = json.dumps(label, separators=(",", ":"), allow_nan=False).encode()
+        body = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
+        return line + b"\n" + body
 
     @classmethod
     def decode(cls, raw: bytes) -> Self | None:
         """Read what ``encode`` wrote; None for anything else."""
         try:
-            value = json.loads(raw)
+            value = json.loads(raw.partition(b"\n")[2])
             answer = _answer(value.pop("answer"))
             entry = cls(answer=answer, **value)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -39,18 +67,10 @@ class Entry:
 
 
 def _answer(value: Json) -> Answer:
-    return Answer(
-        tier=value["tier"],
-        choices=tuple(_choice(one) for one in value["choices"]),
-        usage=Usage(**value["usage"]),
-        fingerprint=value["fingerprint"],
-    )
+    choices = tuple(_choice(**one) for one in value.pop("choices"))
+    return Answer(choices=choices, usage=Usage(**value.pop("usage")), **value)
 
 
-def _choice(value: Json) -> Choice:
-    logprobs = value["logprobs"]
-    return Choice(
-        text=value["text"],
-        finish_reason=value["finish_reason"],
-        logprobs=None if logprobs is None else tuple(logprobs),
-    )
+def _choice(*, logprobs: Json, **rest: Json) -> Choice:
+    """Whatever a choice comes to consist of is kept; what does not fit is no choice."""
+    return Choice(logprobs=None if logprobs is None else tuple(logprobs), **rest)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gateway.cache.counts import Counts, Event
 from gateway.cache.entry import Entry
-from gateway.cache.key import Keys
+from gateway.cache.key import Keys, parts_of
+from gateway.cache.refusals import Refusals
 from gateway.cache.rules import complete, deterministic, max_age_s
 from gateway.errors import ApiError, StoreUnavailable
 from gateway.generation import Job, Tier
@@ -19,8 +20,10 @@ from gateway.store.store import Store
 
 DEFAULT_TTL_S = 3600.0
 DEFAULT_MAX_BYTES = 256 * 1024
+SHOWN_DIGITS = 32  # of a key's digest, in receipts
 _MAX_WRITES = 64  # under way at once; more are dropped
-_log = logging.getLogger(__name__)
+_ATTEMPTS = 3  # against other writers of the same key
+Serves = Callable[[Entry], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +31,29 @@ class Lookup:
     """What the cache said about one request. ``status`` is an RFC 9211 Cache-Status value."""
 
     status: str
+    event: Event
     key: str | None = None  # None: the answer may not be kept either
+    repeatable: bool = False  # whether asking twice gives the same answer
     entry: Entry | None = None
     age_s: int = 0
+    seen: bytes | None = None  # what the store holds under the key, as far as is known
+
+    @property
+    def digest(self) -> str | None:
+        """How an operator may name the entry."""
+        parts = None if self.key is None else parts_of(self.key)
+        return None if parts is None else parts[1][:SHOWN_DIGITS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What is kept, for how long, and how much of it."""
+
+    ttl_s: float = DEFAULT_TTL_S
+    max_bytes: int = DEFAULT_MAX_BYTES
+    sampled: bool = False
+    refusals_s: float = 0.0
+    responses: bool = True  # False: nothing is read or written; requests still have keys
 
 
 class ResponseCache:
@@ -41,27 +64,27 @@ class ResponseCache:
         store: Store,
         *,
         secret: bytes,
-        ttl_s: float = DEFAULT_TTL_S,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        rules: Rules | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.rules = rules or Rules()
+        self.counts = Counts()
+        self.refusals = Refusals(self.rules.refusals_s)
+        self.keys = Keys(secret)
         self._store = store
-        self._keys = Keys(secret)
         self._seal = Seal(secret)
-        self._ttl_s = ttl_s
-        self._max_bytes = max_bytes
         self._clock = clock
         self._writes: set[asyncio.Task[None]] = set()
 
-    async def look(
-        self, job: Job, tiers: Sequence[Tier], serves: Callable[[Entry], bool]
-    ) -> Lookup:
+    async def look(self, job: Job, tiers: Sequence[Tier], serves: Serves) -> Lookup:
         """Find an answer for ``job`` that any of ``tiers`` gave and that ``serves`` still.
 
         Raises:
-            ApiError: 504, the caller wants a cached answer or none and there is none.
+            ApiError: 504, the caller wants a cached answer or none and there is none; or what every
+                tier said to this very request seconds ago.
         """
         found = await self._look(job, tiers, serves)
+        self._count(job, found.event)
         if found.entry is None and "only-if-cached" in job.cache_control:
             raise ApiError(
                 504,
@@ -72,42 +95,69 @@ class ResponseCache:
             )
         return found
 
-    async def _look(
-        self, job: Job, tiers: Sequence[Tier], serves: Callable[[Entry], bool]
-    ) -> Lookup:
-        if not job.cacheable or not deterministic(job.body) or "no-store" in job.cache_control:
-            return Lookup(status=_status("fwd=bypass"))
-        key = self._keys.of(job, tiers)
+    async def _look(self, job: Job, tiers: Sequence[Tier], serves: Serves) -> Lookup:
+        repeatable = deterministic(job.body)
+        wanted = repeatable or self.rules.sampled
+        if not job.cacheable or not wanted or "no-store" in job.cache_control:
+            return Lookup(status=_status("fwd=bypass"), event="bypass")
+        key = self.keys.of(job, tiers)
         if key is None:
-            return Lookup(status=_status("fwd=bypass", "detail=fingerprint"))
+            return Lookup(status=_status("fwd=bypass", "detail=fingerprint"), event="bypass")
         if "no-cache" in job.cache_control:
-            return Lookup(status=_status("fwd=request"), key=key)
-        entry, reason = await self._fetch(key)
-        if entry is None:
-            return Lookup(status=_status("fwd=uri-miss", reason), key=key)
-        age_s = max(0.0, self._clock() - entry.created)
-        if age_s > _oldest(job, self._ttl_s):
-            return Lookup(status=_status("fwd=stale"), key=key)
-        if not serves(entry):
-            return Lookup(status=_status("fwd=stale", "detail=policy"), key=key)
-        status = _status("hit", f"ttl={int(self._ttl_s - age_s)}")
-        return Lookup(status=status, key=key, entry=entry, age_s=int(age_s))
+            status = _status("fwd=request")
+            return Lookup(status=status, event="bypass", key=key, repeatable=repeatable)
+        self._refuse_again(job, key)
+        found = await self._find(job, key, serves)
+        return replace(found, key=key, repeatable=repeatable)
 
-    def keep(self, lookup: Lookup, job: Job, tiers: Sequence[Tier], entry: Entry) -> None:
+    def _refuse_again(self, job: Job, key: str) -> None:
+        refusal = self.refusals.of(key, _status("hit", "detail=refusal"))
+        if refusal is not None:
+            self._count(job, "refusal")
+            raise refusal
+
+    async def _find(self, job: Job, key: str, serves: Serves) -> Lookup:
+        if not self.rules.responses:
+            return Lookup(status=_status("fwd=bypass"), event="bypass")
+        seen, entry, reason = await self._fetch(key)
+        if entry is None:
+            return Lookup(status=_status("fwd=uri-miss", reason), event="miss", seen=seen)
+        age_s = max(0.0, self._clock() - entry.created)
+        if age_s > _oldest(job, self.rules.ttl_s):
+            return Lookup(status=_status("fwd=stale"), event="stale", seen=seen)
+        if not serves(entry):
+            return Lookup(status=_status("fwd=stale", "detail=policy"), event="stale", seen=seen)
+        status = _status("hit", f"ttl={int(self.rules.ttl_s - age_s)}")
+        return Lookup(status=status, event="hit", entry=entry, age_s=int(age_s))
+
+    def keep(
+        self, lookup: Lookup, job: Job, tiers: Sequence[Tier], entry: Entry, serves: Serves
+    ) -> asyncio.Task[None] | None:
         """Store a complete answer in the background, or drop it: nothing waits for the store.
 
-        Dropped too when a tier changed its fingerprint since the lookup.
+        Dropped too when a tier changed its fingerprint since the lookup. An answer of a larger
+        tier that ``serves`` stays in its place; a weaker one is replaced.
         """
-        if lookup.key is None or len(self._writes) >= _MAX_WRITES:
-            return
-        if not complete(job, entry.answer) or self._keys.of(job, tiers) != lookup.key:
-            return
+        if lookup.key is None or not self.rules.responses:
+            return None
+        if not complete(job, entry.answer) or self.keys.of(job, tiers) != lookup.key:
+            return None
         payload = entry.encode()
-        if len(payload) > self._max_bytes:
-            return
-        task = asyncio.create_task(self._put(lookup.key, self._seal.close(lookup.key, payload)))
+        if len(payload) > self.rules.max_bytes or len(self._writes) >= _MAX_WRITES:
+            self._count(job, "not_stored")
+            return None
+        ladder = [tier.name for tier in tiers]
+        task = asyncio.create_task(
+            self._put(job, lookup, payload, lambda old: self._stays(old, entry, ladder, serves))
+        )
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
+        return task
+
+    def collapsed(self, job: Job) -> str:
+        """Count a request that shares the answer of another, and its Cache-Status."""
+        self._count(job, "collapsed")
+        return _status("fwd=uri-miss", "collapsed")
 
     def now(self) -> float:
         """Unix seconds, for entries made now."""
@@ -118,21 +168,44 @@ class ResponseCache:
         while self._writes:
             await asyncio.wait(set(self._writes))
 
-    async def _fetch(self, key: str) -> tuple[Entry | None, str]:
-        """An entry, or none and why: nothing there, no store, or something that is no entry."""
+    async def _fetch(self, key: str) -> tuple[bytes | None, Entry | None, str]:
+        """What is stored, and the entry it is, or why it is none: no store, or garbage."""
         try:
             raw = await self._store.get(key)
         except StoreUnavailable:
-            return None, "detail=unreachable"
+            return None, None, "detail=unreachable"
         if raw is None:
-            return None, ""
+            return None, None, ""
         payload = self._seal.open(key, raw)
         entry = None if payload is None else Entry.decode(payload)
-        return entry, "" if entry else "detail=unreadable"
+        return raw, entry, "" if entry else "detail=unreadable"
 
-    async def _put(self, key: str, sealed: bytes) -> None:
+    async def _put(
+        self, job: Job, lookup: Lookup, payload: bytes, stays: Callable[[Entry], bool]
+    ) -> None:
+        """Replace what the lookup saw; if that changed, look again whether to."""
+        assert lookup.key is not None
+        key, seen = lookup.key, lookup.seen
+        sealed = self._seal.close(key, payload)
         with contextlib.suppress(StoreUnavailable):
-            await self._store.set(key, sealed, ttl_s=self._ttl_s)
+            for _ in range(_ATTEMPTS):
+                if await self._store.swap(key, expected=seen, value=sealed, ttl_s=self.rules.ttl_s):
+                    self._count(job, "stored")
+                    return
+                seen, old, _ = await self._fetch(key)
+                if old is not None and stays(old):
+                    return
+        self._count(job, "not_stored")
+
+    def _stays(self, old: Entry, new: Entry, ladder: list[str], serves: Serves) -> bool:
+        """Whether the entry that somebody else wrote meanwhile is the better one."""
+        fresh = self._clock() - old.created <= self.rules.ttl_s
+        if not fresh or old.answer.tier not in ladder or not serves(old):
+            return False
+        return ladder.index(old.answer.tier) > ladder.index(new.answer.tier)
+
+    def _count(self, job: Job, event: Event) -> None:
+        self.counts.add(self.keys.tenant(job.identity.tenant), job.model, event)
 
 
 def _oldest(job: Job, ttl_s: float) -> float:

@@ -7,16 +7,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.cache.responses import ResponseCache
+from gateway.cache.responses import ResponseCache, Rules
 from gateway.cascade.estimator import load_estimator
 from gateway.cascade.live import LivePolicy
 from gateway.cascade.policy import Policy, Rung
 from gateway.cascade.run import Cascade
 from gateway.config import Config, RedisConfig
+from gateway.config_cache import CacheConfig
 from gateway.errors import ConfigError
 from gateway.generation import Tier, Usage
 from gateway.store.lane import Limits
-from gateway.store.memory import MemoryStore
+from gateway.store.memory import DEFAULT_MAX_BYTES, MemoryStore
 from gateway.store.redis_store import RedisStore
 from gateway.store.store import Store
 
@@ -53,14 +54,14 @@ async def running_cascade(
     _warn_of_a_secret_of_our_own(config)
     initial = initial_policy(config)
     async with AsyncExitStack() as stack:
-        store = open_store(config.redis)
+        store = open_store(config.redis, config.cache.memory_bytes)
         stack.push_async_callback(store.aclose)
         live = LivePolicy(
             initial, store=store, secret=secret, state_file=config.state_dir / "policy.json"
         )
         await live.start()
         stack.push_async_callback(live.aclose)
-        cache = ResponseCache(store, secret=secret)
+        cache = ResponseCache(store, secret=secret, rules=cache_rules(config.cache))
         stack.push_async_callback(cache.flush)
         cascade = Cascade(
             tiers,
@@ -75,10 +76,21 @@ async def running_cascade(
         yield Running(cascade, live, cache, store)
 
 
-def open_store(redis: RedisConfig) -> Store:
+def cache_rules(config: CacheConfig) -> Rules:
+    """What the configuration lets the response cache keep."""
+    return Rules(
+        ttl_s=config.ttl_s,
+        max_bytes=config.max_entry_bytes,
+        sampled=config.sampled,
+        refusals_s=config.refusals_s,
+        responses=config.responses,
+    )
+
+
+def open_store(redis: RedisConfig, memory_bytes: int = DEFAULT_MAX_BYTES) -> Store:
     """Redis when a URL is configured, else this process."""
     if redis.url is None:
-        return MemoryStore()
+        return MemoryStore(max_bytes=memory_bytes)
     limits = Limits(
         call_s=redis.call_timeout_s,
         pool_wait_s=redis.call_timeout_s,

@@ -78,6 +78,7 @@ class Ledger:
 
     policy_version: int
     cache: str | None = None
+    cache_key: str | None = None
     start: str | None = None
     probabilities: Mapping[str, float] | None = None
     router_ms: float = 0.0
@@ -91,6 +92,7 @@ class Ledger:
             "tier": tier,
             "policy_version": self.policy_version,
             "cache": self.cache,
+            "cache_key": self.cache_key,
             "start": self.start,
             "probabilities": None if self.probabilities is None else dict(self.probabilities),
             "score": answering.get("score"),

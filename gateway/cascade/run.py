@@ -86,9 +86,14 @@ class Cascade:
                 yield event
             return
         walk = self._walk(job, tiers, policy, found, began)
-        async with aclosing(walk.events()) as events:
-            async for event in events:
-                yield event
+        try:
+            async with aclosing(walk.events()) as events:
+                async for event in events:
+                    yield event
+        except ApiError as error:
+            if self._cache and found and found.key and walk.refused_by_all:
+                self._cache.refusals.keep(found.key, error)
+            raise
 
     def _tiers_for(self, job: Job) -> tuple[Tier, ...]:
         """The only tiers that this job may be answered by.
@@ -165,6 +170,7 @@ class Cascade:
             Ledger(
                 policy_version=policy.version,
                 cache=found.status if found else None,
+                cache_key=found.digest if found else None,
                 start=tiers[start].name,
                 probabilities=probabilities,
                 router_ms=router_ms,
@@ -200,13 +206,15 @@ class Cascade:
         entry = Entry(
             answer=kept.answer,
             created=self._cache.now(),
+            model=job.model,
             policy_version=policy.version,
             score=kept.score,
             probabilities=kept.probabilities,
             estimator=self._version,
         )
-        if self._still_serves(policy, entry):
-            self._cache.keep(found, job, tiers, entry)
+        serves = partial(self._still_serves, policy)
+        if serves(entry):
+            self._cache.keep(found, job, tiers, entry, serves)
 
     def _ms_since(self, moment: float) -> float:
         return (self._clock() - moment) * 1000
@@ -224,10 +232,18 @@ def _replay(
     )
     yield from entry.answer.deltas()
     ledger = Ledger(
-        policy_version=policy.version, cache=found.status, probabilities=entry.probabilities
+        policy_version=policy.version,
+        cache=found.status,
+        cache_key=found.digest,
+        probabilities=entry.probabilities,
     )
     receipt = ledger.document(entry.answer.tier, (clock() - began) * 1000)
-    receipt |= {"score": entry.score, "age_s": found.age_s, "made_under": entry.policy_version}
+    receipt |= {
+        "cached": True,
+        "score": entry.score,
+        "age_s": found.age_s,
+        "made_under": entry.policy_version,
+    }
     yield Finished(usage=entry.answer.usage, fingerprint=entry.answer.fingerprint, receipt=receipt)
 
 

@@ -111,6 +111,12 @@ class Walk:
         for event in self._best():
             yield event
 
+    @property
+    def refused_by_all(self) -> bool:
+        """Whether every tier there is refused the request itself."""
+        refusals = [one for one in self._errors if isinstance(one, ApiError)]
+        return len(refusals) == len(self._errors) == len(self._asked.tiers)
+
     def _next(self, index: int) -> tuple[Tier, Attempt]:
         tier = self._asked.tiers[index]
         attempt = Attempt(tier=tier.name)

@@ -208,6 +208,7 @@ def _headers(progress: Progress) -> dict[str, str]:
     headers = {
         "x-spillway-tier": ", ".join(dict.fromkeys(one.tier for one in started)),
         "x-spillway-policy-version": str(first.policy_version),
+        "Cache-Control": "private",  # whoever stores answers on the way may do so for one caller
     }
     if len(progress.wanted.jobs) == 1:
         if first.cache_status is not None:

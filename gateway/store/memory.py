@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.store.announcements import Announcements
+from gateway.store.store import Stored
 
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 ENTRY_OVERHEAD_BYTES = 256  # of the dictionary and the objects around one value
@@ -56,6 +57,29 @@ class MemoryStore:
         self.used_bytes += size
         while self.used_bytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
+
+    async def swap(self, key: str, *, expected: bytes | None, value: bytes, ttl_s: float) -> bool:
+        """See ``Store``."""
+        if await self.get(key) != expected:
+            return False
+        await self.set(key, value, ttl_s=ttl_s)
+        return True
+
+    async def stored(self, prefix: str, head_bytes: int) -> list[Stored]:
+        """See ``Store``."""
+        now = self._clock()
+        return [
+            Stored(key, len(kept.value), kept.value[:head_bytes])
+            for key, kept in self._kept.items()
+            if key.startswith(prefix) and now < kept.expires
+        ]
+
+    async def remove(self, keys: Sequence[str]) -> int:
+        """See ``Store``."""
+        before = len(self._kept)
+        for key in keys:
+            self._drop(key)
+        return before - len(self._kept)
 
     async def load(self, key: str) -> bytes | None:
         """See ``Store``."""

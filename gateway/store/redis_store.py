@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,10 +14,17 @@ from redis.exceptions import ResponseError
 from gateway.errors import StoreUnavailable
 from gateway.store.announcements import Announcements
 from gateway.store.lane import Lane, Limits
+from gateway.store.store import Stored
 
 CONTROL_LIMITS = Limits(
     call_s=1.0, connect_s=1.0, socket_s=1.0, pool_wait_s=1.0, connections=4, failures=3
 )
+ADMIN_LIMITS = Limits(
+    call_s=30.0, connect_s=1.0, socket_s=5.0, pool_wait_s=1.0, connections=2, failures=1000
+)
+"""For operators who list and remove: rare, slow, and never in a request's way."""
+MOST_LISTED = 200_000
+_PAGE = 500
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 CHANNEL = "spillway:changed"
 
@@ -37,6 +45,14 @@ return 1
 """
 
 
+_SWAP = """
+local found = redis.call('GET', KEYS[1])
+if found ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
+
 class RedisStore:
     """Implements ``Store`` on one Redis. Reads, writes and control have their own lanes."""
 
@@ -46,6 +62,7 @@ class RedisStore:
         self._read = Lane("read", url, limits or Limits())
         self._write = Lane("write", url, limits or Limits())
         self._control = Lane("control", url, control_limits)
+        self._admin = Lane("admin", url, ADMIN_LIMITS)
         self._control_limits = control_limits
         self._announcements = Announcements()
         self._listener: asyncio.Task[None] | None = None
@@ -58,6 +75,24 @@ class RedisStore:
         """See ``Store``."""
         expiry_ms = max(1, int(ttl_s * 1000))
         await self._write.call(lambda redis: redis.set(key, value, px=expiry_ms))
+
+    async def swap(self, key: str, *, expected: bytes | None, value: bytes, ttl_s: float) -> bool:
+        """See ``Store``."""
+        expiry_ms = max(1, int(ttl_s * 1000))
+        if expected is None:
+            return await self._write.call(
+                lambda redis: _done(redis.set(key, value, px=expiry_ms, nx=True))
+            )
+        arguments = (expected, value, expiry_ms)
+        return await self._write.call(lambda redis: _done(redis.eval(_SWAP, 1, key, *arguments)))
+
+    async def stored(self, prefix: str, head_bytes: int) -> list[Stored]:
+        """See ``Store``."""
+        return await self._admin.call(lambda redis: _stored(redis, prefix, head_bytes))
+
+    async def remove(self, keys: Sequence[str]) -> int:
+        """See ``Store``."""
+        return await self._admin.call(lambda redis: _remove(redis, keys))
 
     async def load(self, key: str) -> bytes | None:
         """See ``Store``."""
@@ -94,7 +129,7 @@ class RedisStore:
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.wait({self._listener})
-        for lane in (self._read, self._write, self._control):
+        for lane in (self._read, self._write, self._control, self._admin):
             await lane.aclose()
 
     async def _listen(self) -> None:
@@ -124,6 +159,40 @@ async def _get(redis: Redis, key: str) -> bytes | None:
     if not isinstance(value, bytes) or len(value) > MAX_VALUE_BYTES:
         return None
     return value
+
+
+async def _done(answer: Any) -> bool:
+    return await answer in (True, 1, b"OK")
+
+
+async def _stored(redis: Redis, prefix: str, head_bytes: int) -> list[Stored]:
+    keys: list[bytes] = []
+    async for key in redis.scan_iter(match=f"{prefix}*", count=1000):
+        keys.append(key)
+        if len(keys) >= MOST_LISTED:
+            break
+    found: list[Stored] = []
+    for at in range(0, len(keys), _PAGE):
+        page = keys[at : at + _PAGE]
+        pipeline = redis.pipeline(transaction=False)
+        for key in page:
+            pipeline.strlen(key)
+            pipeline.getrange(key, 0, head_bytes - 1)
+        answers = await pipeline.execute(raise_on_error=False)
+        for key, size, head in zip(page, answers[::2], answers[1::2], strict=True):
+            if isinstance(size, int) and isinstance(head, bytes) and size > 0:
+                found.append(Stored(key.decode("utf-8", "replace"), size, head))
+    return found
+
+
+async def _remove(redis: Redis, keys: Sequence[str]) -> int:
+    removed = 0
+    for at in range(0, len(keys), _PAGE):
+        pipeline = redis.pipeline(transaction=False)
+        for key in keys[at : at + _PAGE]:
+            pipeline.unlink(key)
+        removed += sum(await pipeline.execute())
+    return removed
 
 
 def _text(data: Any) -> str:

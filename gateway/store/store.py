@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Stored(NamedTuple):
+    """One short-lived value as an operator sees it."""
+
+    key: str
+    size: int  # bytes of the value
+    head: bytes  # how it begins
 
 
 class Store(Protocol):
@@ -18,6 +27,21 @@ class Store(Protocol):
 
     async def set(self, key: str, value: bytes, *, ttl_s: float) -> None:
         """Keep a short-lived value for at most ``ttl_s`` seconds."""
+        ...
+
+    async def swap(self, key: str, *, expected: bytes | None, value: bytes, ttl_s: float) -> bool:
+        """Keep a short-lived value if ``expected`` is what is there now (None: nothing).
+
+        False: something else was there, and stays.
+        """
+        ...
+
+    async def stored(self, prefix: str, head_bytes: int) -> list[Stored]:
+        """Every short-lived value whose key begins with ``prefix``; slow, for operators only."""
+        ...
+
+    async def remove(self, keys: Sequence[str]) -> int:
+        """Remove short-lived values; how many there were."""
         ...
 
     async def load(self, key: str) -> bytes | None:

@@ -99,6 +99,6 @@ def test_keys_stay_as_they_are() -> None:
 
 
 GOLDEN = (
-    "spillway:rc:1:333e7bfd3bf33999bcaa88a934577bd5:"
-    "9ce5196b262de596bf3ceb25092ef2e78ee66338c3464185f961596580c807fd"
+    "spillway:rc:2:333e7bfd3bf33999bcaa88a934577bd5:"
+    "a89217249d00a18a74a264247bc094e4bbd5edb78d11814c1084d59795993aa5"
 )

@@ -6,17 +6,20 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.cache.entry import Entry
-from gateway.cache.responses import ResponseCache
+from gateway.cache.entry import Entry, Label
+from gateway.cache.refusals import Refusals
+from gateway.cache.responses import ResponseCache, Rules
 from gateway.cascade.answer import Answer, Choice
 from gateway.cascade.policy import Policy, Rung
 from gateway.cascade.run import Cascade
-from gateway.errors import ApiError, StoreUnavailable, TierBroken
+from gateway.errors import ApiError, StoreUnavailable, TierBroken, TierUnavailable
 from gateway.generation import Delta, Finished, Job, Started, TierDone, TierEvent, Usage
 from gateway.store.lane import Limits
 from gateway.store.memory import MemoryStore
@@ -45,7 +48,9 @@ class House:
     def __init__(self, scripted: Any, speech: Any, estimator: Any, store: Any = None) -> None:
         self.clock = Clock()
         self.store = store or MemoryStore()
-        self.cache = ResponseCache(self.store, secret=SECRET, ttl_s=60, clock=self.clock)
+        self.cache = ResponseCache(
+            self.store, secret=SECRET, rules=Rules(ttl_s=60), clock=self.clock
+        )
         self.policy = Source(Policy(1, (Rung("brook", 0.5, 0.5), Rung("river"))))
         self.tiers = {name: scripted(name, speech.says("I am ", name)) for name in LADDER}
         self.opinions = estimator({"brook": 0.9, "river": 0.9}, {"brook": 0.7})
@@ -249,13 +254,14 @@ async def test_an_entry_older_than_its_time_is_not_given_even_if_the_store_has_i
 
 
 async def test_an_answer_larger_than_the_cap_is_not_kept(make_job: Any, house: House) -> None:
-    small = ResponseCache(house.store, secret=SECRET, max_bytes=100)
+    small = ResponseCache(house.store, secret=SECRET, rules=Rules(max_bytes=100))
     job = make_job(body=GREEDY)
     tiers = list(house.tiers.values())
     looked = await small.look(job, tiers, lambda entry: True)
     choice = Choice(text="x" * 100, finish_reason="stop")
     answer = Answer(tier="river", choices=(choice,), usage=Usage())
-    small.keep(looked, job, tiers, Entry(answer=answer, created=0.0, policy_version=1))
+    entry = Entry(answer=answer, created=0.0, policy_version=1)
+    small.keep(looked, job, tiers, entry, lambda old: True)
     await small.flush()
     assert house.store.used_bytes == 0
 
@@ -266,7 +272,7 @@ class Broken:
     async def get(self, key: str) -> bytes | None:
         raise StoreUnavailable("gone")
 
-    async def set(self, key: str, value: bytes, *, ttl_s: float) -> None:
+    async def swap(self, key: str, **_: Any) -> bool:
         raise StoreUnavailable("gone")
 
 
@@ -301,8 +307,9 @@ class Lying:
             value = bytearray(self.dice.randbytes(self.dice.randrange(200)))
         return bytes(value)
 
-    async def set(self, key: str, value: bytes, *, ttl_s: float) -> None:
+    async def swap(self, key: str, *, expected: bytes | None, value: bytes, ttl_s: float) -> bool:
         self.values[key] = value
+        return True
 
 
 async def test_a_lying_store_never_changes_an_answer(
@@ -351,3 +358,135 @@ async def test_replicas_on_one_redis_share_answers_and_survive_its_death(
         raise AssertionError("the cache never came back")
     for store in stores:
         await store.aclose()
+
+
+async def test_a_weaker_answer_that_comes_late_never_replaces_a_better_one(
+    house: House, make_job: Any
+) -> None:
+    """Two replicas answer one request at once: one from the small tier, one from the large."""
+    job = make_job(body=GREEDY)
+    tiers, always = list(house.tiers.values()), lambda entry: True
+    looked = await house.cache.look(job, tiers, always)
+
+    def entry(tier: str) -> Entry:
+        choice = Choice(text=f"I am {tier}", finish_reason="stop")
+        answer = Answer(tier=tier, choices=(choice,), usage=Usage())
+        return Entry(answer=answer, created=house.clock.now, policy_version=1, score=0.9)
+
+    for tier in ("brook", "river", "brook"):
+        house.cache.keep(looked, job, tiers, entry(tier), always)
+        await house.cache.flush()
+    found = await house.cache.look(job, tiers, always)
+    assert found.entry is not None
+    assert found.entry.answer.tier == "river"
+    house.cache.keep(looked, job, tiers, entry("brook"), lambda old: old.answer.tier == "brook")
+    await house.cache.flush()
+    found = await house.cache.look(job, tiers, always)
+    assert found.entry is not None
+    assert found.entry.answer.tier == "brook", "what no longer serves is in nobody's way"
+
+
+async def test_what_every_tier_refused_is_refused_again_for_seconds_and_only_to_the_same_tenant(
+    house: House, make_job: Any, speech: Any
+) -> None:
+    house.cache.refusals = Refusals(5.0, clock=house.clock)
+    too_long = ApiError(400, "too long", param="messages", code="context_length_exceeded")
+    for tier in house.tiers.values():
+        tier.script = speech.fails(too_long)
+    for _ in range(3):
+        with pytest.raises(ApiError) as refused:
+            await house.ask(make_job(body=GREEDY))
+        assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
+    assert refused.value.headers["cache-status"] == "spillway; hit; detail=refusal"
+    once = house.asked()  # each tier, and one of them again without what we added
+    assert once == 3
+    with pytest.raises(ApiError):
+        await house.ask(make_job(body=GREEDY, tenant="another"))
+    assert house.asked() == 2 * once
+    house.clock.now += 5
+    with pytest.raises(ApiError):
+        await house.ask(make_job(body=GREEDY))
+    assert house.asked() == 3 * once
+
+
+async def test_a_tier_that_was_down_makes_a_refusal_nobody_remembers(
+    house: House, make_job: Any, speech: Any
+) -> None:
+    house.cache.refusals = Refusals(5.0, clock=house.clock)
+    house.tiers["brook"].script = speech.fails(ApiError(400, "too long"))
+    house.tiers["river"].script = speech.fails(TierUnavailable("river", "down"))
+    with pytest.raises(ApiError):
+        await house.ask(make_job(body=GREEDY))
+    house.tiers["river"].script = speech.says("I am back")
+    assert (await house.ask(make_job(body=GREEDY)))[1] == "I am back"
+
+
+async def test_sampled_answers_are_given_again_where_the_operator_asks_for_it(
+    house: House, make_job: Any
+) -> None:
+    house.cache.rules = Rules(ttl_s=60, sampled=True)
+    for _ in range(2):
+        started, _, _ = await house.ask(make_job())
+    assert "hit" in str(started.cache_status)
+    assert house.asked() == 1
+
+
+async def test_a_cache_that_is_off_neither_reads_nor_writes(house: House, make_job: Any) -> None:
+    await house.ask(make_job(body=GREEDY))
+    house.cache.rules = Rules(responses=False)
+    started, _, _ = await house.ask(make_job(body=GREEDY))
+    assert started.cache_status == "spillway; fwd=bypass"
+    assert house.asked() == 2
+
+
+async def test_every_part_of_a_choice_survives_the_store() -> None:
+    """Whoever adds a field to a choice finds here whether a cached answer keeps it."""
+    choice = Choice(text="x", finish_reason="stop", logprobs=({"token": "x", "logprob": -1.5},))
+    usage = Usage(
+        prompt_tokens=1, completion_tokens=2, cached_tokens=3, accepted_prediction_tokens=4,
+        rejected_prediction_tokens=5,
+    )  # fmt: skip
+    assert all(getattr(choice, name) != field.default for name, field in fields_of(Choice))
+    answer = Answer(tier="t", choices=(choice, choice), usage=usage, fingerprint="fp")
+    entry = Entry(
+        answer=answer, created=1.5, policy_version=3, model="auto", score=0.5,
+        probabilities={"t": 0.5}, estimator="v1",
+    )  # fmt: skip
+    assert Entry.decode(entry.encode()) == entry
+    assert Label.read(entry.encode()) == ("auto", "t", 1.5)
+
+
+def fields_of(kind: type) -> list[tuple[str, Any]]:
+    return [(one.name, one) for one in fields(kind)]
+
+
+async def test_ten_thousand_mutated_entries_are_ten_thousand_misses(
+    house: House, make_job: Any
+) -> None:
+    dice = random.Random(23)
+    job, tiers = make_job(body=GREEDY), list(house.tiers.values())
+    await house.ask(job)
+    found = await house.cache.look(job, tiers, lambda entry: True)
+    assert found.key is not None
+    whole = await house.store.get(found.key)
+    for _ in range(10_000):
+        value = bytearray(whole)
+        kind = dice.randrange(4)
+        if kind == 0:
+            value[dice.randrange(len(value))] ^= 1 << dice.randrange(8)
+        elif kind == 1:
+            del value[dice.randrange(len(value)) :]
+        elif kind == 2:
+            value += dice.randbytes(dice.randrange(1, 40))
+        else:
+            value = bytearray(dice.randbytes(dice.randrange(300)))
+        await house.store.set(found.key, bytes(value), ttl_s=60)
+        assert (await house.cache.look(job, tiers, lambda entry: True)).entry is None
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_at_all_make_the_decoder_raise(raw: bytes) -> None:
+    Entry.decode(raw)
+    Entry.decode(b"\n" + raw)
+    Label.read(raw)
+    Label.read(raw + b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ async def test_a_redis_that_is_far_away_serves_whoever_waits_long_enough(proxy: 
         await hasty.get("k")
     for store in (patient, hasty):
         await store.aclose()
+
+
+async def test_each_part_of_the_cache_is_switched_by_the_configuration(
+    tmp_path: Path, scripted: Any, speech: Any, make_job: Any
+) -> None:
+    async def asked_twice(cache: dict[str, Any], body: dict[str, Any]) -> int:
+        tiers = [scripted(name, speech.says("I am ", name)) for name in ("brook", "creek", "river")]
+        async with running_cascade(config(tmp_path, cache=cache), tiers) as running:
+            for _ in range(2):
+                async with aclosing(running.cascade.answer(make_job(body=body))) as events:
+                    assert [event async for event in events]
+                await running.cache.flush()
+        return sum(len(tier.bodies) for tier in tiers)
+
+    assert await asked_twice({}, {"temperature": 0}) == 1
+    assert await asked_twice({"responses": False}, {"temperature": 0}) == 2
+    assert await asked_twice({"max_entry_bytes": 10}, {"temperature": 0}) == 2
+    assert await asked_twice({"memory_bytes": 10}, {"temperature": 0}) == 2
+    assert await asked_twice({}, {}) == 2
+    assert await asked_twice({"sampled": True}, {}) == 1
 
 
 async def test_a_restart_keeps_the_policy_and_answers_go_on(

@@ -1,0 +1,28 @@
+"""What the front end remembers: the `[cache]` section of the configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+
+class CacheConfig(_Section):
+    """Whole answers, refusals and requests in flight. Each can be switched off."""
+
+    responses: bool = True
+    sampled: bool = False  # keep answers that would come out differently the next time, too
+    ttl_s: _Seconds = 3600.0
+    max_entry_bytes: _Count = 256 * 1024
+    memory_bytes: _Count = 64 * 1024 * 1024  # where there is no Redis
+    refusals_s: Annotated[float, Field(ge=0, le=60)] = 5.0  # 0: refusals are not remembered
+    single_flight: bool = True
