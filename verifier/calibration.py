@@ -6,7 +6,7 @@ import time
 
 from drafting.cost import StepCost
 from kernels.tree_attention import Rows
-from verifier.llama import LlamaNetwork
+from verifier.network import Network
 from verifier.rows import ContextRows, ragged
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -15,7 +15,7 @@ REPEATS = 5
 BUDGET_S = 1.0
 
 
-def measure(network: LlamaNetwork, *, budget_s: float = BUDGET_S) -> StepCost:
+def measure(network: Network, *, budget_s: float = BUDGET_S) -> StepCost:
     """The best of a few forwards at each size; stops early when ``budget_s`` is spent."""
     cache = ContextRows(network.cache_shape)
     cache.ensure(1, CONTEXT + max(SIZES))
@@ -30,7 +30,7 @@ def measure(network: LlamaNetwork, *, budget_s: float = BUDGET_S) -> StepCost:
     return StepCost(list(best.items()))
 
 
-def _seconds(network: LlamaNetwork, cache: ContextRows, size: int) -> float:
+def _seconds(network: Network, cache: ContextRows, size: int) -> float:
     rows = Rows(0, CONTEXT, range(-1, size - 1), size)
     batch = ragged([rows], [[0] * size], cache.capacity)
     started = time.perf_counter()

@@ -75,6 +75,14 @@ class LlamaNetwork:
         dtype = self.embedding.dtype
         return CacheShape(len(self.layers), self.key_heads, self.head_size, dtype, self.device)
 
+    def widen(self, window: int) -> None:
+        """Give every layer that looks through a window this one."""
+        self.layers = tuple(
+            layer if layer.window is None else layer._replace(window=window)
+            for layer in self.layers
+        )
+        self.windows = frozenset(layer.window for layer in self.layers)
+
     @torch.inference_mode()
     def forward(self, batch: Ragged, cache: ContextRows, wanted: Tensor | None = None) -> Tensor:
         """Logits [R, V] float32 of the ``wanted`` rows (None: all); scratch rows are written.

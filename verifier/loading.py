@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +13,29 @@ from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
+from verifier.checkpoint import Checkpoint, digest, read_checkpoint
 from verifier.errors import ModelRefused, RequestRefused
-from verifier.llama import MODEL_TYPES, LlamaNetwork, check_config
+from verifier.limits import longest_context
 from verifier.memory import free_bytes, free_device_bytes
+from verifier.network import Network
+from verifier.proven import Path as LoadingPath
+from verifier.proven import proven_network
 
-Dtype = Literal["float32", "bfloat16"]
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda", "auto"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_IN_A_LAYER = re.compile(r"\.(layers|h|blocks)\.\d+\.")
 _RECURRENT = ("mamba", "rwkv", "jamba", "zamba", "recurrent", "xlstm", "lfm", "bamba", "retnet")
 _TEXT_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -45,7 +58,8 @@ class LoadedModel:
     dtype: torch.dtype
     config: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
-    network: LlamaNetwork = field(repr=False)
+    network: Network = field(repr=False)
+    path: LoadingPath = "lean"
     fingerprint: str
     weights_digest: bytes
     vocabulary_digest: bytes  # two models may draft for one another when theirs agree
@@ -99,33 +113,39 @@ def load_model(
     ``device`` "auto" is "cuda" where there is such a device, else "cpu".
 
     Raises:
-        ModelRefused: no such directory, pickled weights, an architecture that cannot be served,
-            more memory than this machine has free, or a device that it has not.
+        ModelRefused: no such directory, pickled or damaged weights, an architecture that cannot be
+            served or fails the probe, more memory than this machine has free, or a device that it
+            has not.
     """
     folder = Path(path)
     place = _device(device)
-    if dtype not in _DTYPES:
-        raise ModelRefused(f"got dtype {dtype!r}; expected one of {sorted(_DTYPES)}")
-    weights = _weight_files(folder)
+    kind = _dtype(dtype, place)
+    checkpoint = read_checkpoint(folder)
     config = _config(folder)
-    _check_memory(folder, weights, _DTYPES[dtype], place)
+    _check_sizes(config, checkpoint)
+    _check_memory(folder, checkpoint, kind, place)
     tokenizer = _tokenizer(folder)
-    network = LlamaNetwork(_weights(folder, _DTYPES[dtype]).to(place))
-    weights_digest = _digest(weights)
+    context = longest_context(config)
+    proven = proven_network(lambda: _weights(folder, kind).to(place), name, context)
+    logger.info(
+        "%s (%s) runs on the %s path; scores differ from plain forwards by %.1e deviations",
+        name, config.model_type, proven.path, proven.difference,
+    )  # fmt: skip
+    weights_digest = checkpoint.digest()
     texts = [folder / file for file in _TEXT_FILES if (folder / file).is_file()]
-    kind = dtype if place.type == "cpu" else f"{dtype} {place.type}"
-    fingerprint = hashlib.sha256(weights_digest + _digest(texts) + kind.encode()).hexdigest()
+    where = dtype if place.type == "cpu" else f"{dtype} {place.type}"
     return LoadedModel(
         name=name,
-        dtype=_DTYPES[dtype],
+        dtype=kind,
         config=config,
         tokenizer=tokenizer,
-        network=network,
-        fingerprint=fingerprint,
+        network=proven.network,
+        path=proven.path,
+        fingerprint=hashlib.sha256(weights_digest + digest(texts) + where.encode()).hexdigest(),
         weights_digest=weights_digest,
         vocabulary_digest=_vocabulary_digest(tokenizer),
-        max_model_len=int(config.max_position_embeddings),
-        vocab_size=int(network.head.shape[0]),
+        max_model_len=context,
+        vocab_size=proven.vocab_size,
         eos_token_ids=_eos(folder, config, tokenizer),
     )
 
@@ -145,48 +165,59 @@ def _device(wanted: Device) -> torch.device:
     return torch.device(wanted)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ModelRefused(f"{folder} is no directory; expected one with a model in it")
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
-    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
-    if pickled:
+def _dtype(wanted: Dtype, place: torch.device) -> torch.dtype:
+    if wanted not in _DTYPES:
+        raise ModelRefused(f"got dtype {wanted!r}; expected one of {sorted(_DTYPES)}")
+    if wanted == "float16" and place.type == "cpu":
         raise ModelRefused(
-            f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run code when "
-            "loaded; expected *.safetensors"
+            "got dtype 'float16' on the CPU, which overflows at 65,504 and is slower there than "
+            "bfloat16; expected 'float32' or 'bfloat16', or device 'cuda'"
         )
-    raise ModelRefused(f"{folder} holds no weights; expected *.safetensors")
+    return _DTYPES[wanted]
 
 
 def _config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a config may be wrong in more ways than transformers names
         raise ModelRefused(f"the config of {folder} cannot be used: {error}") from error
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise ModelRefused(f"{kind!r} is an encoder-decoder; expected a decoder alone")
-    if any(word in kind for word in _RECURRENT):
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelRefused("the weights are quantized; expected float32, float16 or bfloat16 ones")
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if architecture is None:
+        raise ModelRefused(f"{kind!r} is no causal language model that transformers knows")
+    stateful = getattr(architecture, "_is_stateful", False)
+    if stateful or any(word in kind for word in _RECURRENT):
         raise ModelRefused(
             f"{kind!r} keeps a recurrent state, which cannot be rolled back to an accepted draft "
             "token; expected attention in every layer"
         )
-    if kind not in MODEL_TYPES:
-        raise ModelRefused(
-            f"{kind!r} is not served; expected one of {', '.join(sorted(MODEL_TYPES))}"
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelRefused("the weights are quantized; expected float32, float16 or bfloat16 ones")
-    check_config(config)
     return config
 
 
+def _check_sizes(config: Any, checkpoint: Checkpoint) -> None:
+    """Refuse what the weights cannot fill, before anything of that size is built."""
+    text = config.get_text_config()
+    layers, vocabulary = int(text.num_hidden_layers), int(text.vocab_size)
+    if not 1 <= layers <= len(checkpoint.shapes):
+        raise ModelRefused(
+            f"the config tells of {layers} layers, but the weights have only "
+            f"{len(checkpoint.shapes)} tensors"
+        )
+    if not 1 <= vocabulary * int(text.hidden_size) <= checkpoint.elements:
+        raise ModelRefused(
+            f"the config tells of {vocabulary} embeddings of {text.hidden_size} numbers, but the "
+            f"weights have only {checkpoint.elements} in all"
+        )
+
+
 def _check_memory(
-    folder: Path, weights: Sequence[Path], dtype: torch.dtype, device: torch.device
+    folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
 ) -> None:
-    needed = int(sum(_elements(file) for file in weights) * dtype.itemsize * LOAD_OVERHEAD)
+    needed = int(checkpoint.elements * dtype.itemsize * LOAD_OVERHEAD)
     found = [one for one in (free_bytes(), free_device_bytes(device)) if one is not None]
     free = min(found) if found else None  # weights pass through the host's memory
     if free is not None and needed > free:
@@ -196,33 +227,10 @@ def _check_memory(
         )
 
 
-def _elements(file: Path) -> int:
-    """Numbers in a safetensors file, from its header alone."""
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        if not 2 <= size <= min(100 * 2**20, file.stat().st_size):
-            raise ModelRefused(
-                f"{file.name} is no safetensors file: its header claims {size} bytes"
-            )
-        try:
-            header = json.loads(stream.read(size))
-        except ValueError as error:
-            raise ModelRefused(f"{file.name} is no safetensors file: {error}") from error
-    shapes = (entry["shape"] for key, entry in header.items() if key != "__metadata__")
-    return sum(_product(shape) for shape in shapes)
-
-
-def _product(shape: Sequence[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
-
-
 def _tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # its files may be wrong in more ways than transformers names
         raise ModelRefused(f"the tokenizer of {folder} cannot be used: {error}") from error
 
 
@@ -232,27 +240,21 @@ def _weights(folder: Path, dtype: torch.dtype) -> Any:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
+            attn_implementation="eager",
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # weights may be wrong in more ways than transformers names
         raise ModelRefused(f"the weights of {folder} cannot be used: {error}") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if report.get(kind):  # transformers would fill them with random numbers
             raise ModelRefused(f"the weights of {folder} have {kind}: {sorted(report[kind])[:5]}")
+    spare = sorted(key for key in report.get("unexpected_keys", ()) if _IN_A_LAYER.search(key))
+    if spare:
+        raise ModelRefused(f"the config of {folder} has no place for the weights {spare[:5]}")
     return model.eval()
-
-
-def _digest(files: Sequence[Path]) -> bytes:
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            total.update(
-                file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest()
-            )
-    return total.digest()
 
 
 def _vocabulary_digest(tokenizer: Any) -> bytes:
@@ -260,10 +262,13 @@ def _vocabulary_digest(tokenizer: Any) -> bytes:
 
 
 def _eos(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
-    found = [config.eos_token_id, tokenizer.eos_token_id]
+    found = [config.get_text_config().eos_token_id, tokenizer.eos_token_id]
     generation = folder / "generation_config.json"
     if generation.is_file():
-        found.append(json.loads(generation.read_text()).get("eos_token_id"))
+        try:
+            found.append(json.loads(generation.read_text()).get("eos_token_id"))
+        except (OSError, ValueError, AttributeError) as error:
+            raise ModelRefused(f"generation_config.json cannot be read: {error!r}") from error
     ids: set[int] = set()
     for entry in found:
         ids.update([] if entry is None else entry if isinstance(entry, list) else [entry])

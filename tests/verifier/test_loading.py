@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import (
     AutoTokenizer,
-    GPT2Config,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -92,7 +91,6 @@ def test_a_folder_without_weights_and_one_that_is_not_there_are_refused(
     [
         (T5Config(), "encoder-decoder"),
         (MambaConfig(), "recurrent state"),
-        (GPT2Config(), "not served"),
     ],
 )
 def test_an_architecture_that_cannot_be_served_is_refused_with_the_reason(
@@ -107,14 +105,6 @@ def test_an_unknown_architecture_with_code_of_its_own_is_refused(copy: Path) -> 
     (copy / "modeling_evil.py").write_text("raise SystemExit('remote code ran')")
     edit_config(copy, model_type="evil", auto_map={"AutoConfig": "modeling_evil.EvilConfig"})
     with pytest.raises(ModelRefused, match="config"):
-        load_model(copy, name="m")
-
-
-def test_rotary_scaling_that_depends_on_the_length_is_refused(copy: Path) -> None:
-    edit_config(
-        copy, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-    )
-    with pytest.raises(ModelRefused, match="dynamic"):
         load_model(copy, name="m")
 
 

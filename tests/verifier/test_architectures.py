@@ -1,0 +1,137 @@
+"""Every architecture that is said to load writes what generate writes; the rest says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from drafting.source import Reference
+from verifier.errors import ModelRefused
+from verifier.loading import load_model
+from verifier.request import Speculation
+
+WINDOW = {"sliding_window": 9}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+LATENT = {
+    "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "n_group": 1, "topk_group": 1, "num_key_value_heads": 4, "first_k_dense_replace": 1,
+}  # fmt: skip
+GPT2_SIZES = {"n_embd": 48, "n_head": 4, "n_layer": 3, "n_positions": 256, "n_inner": 96}
+ALTERNATING = {
+    "num_hidden_layers": 4, "head_dim": 16, **WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+
+LEAN = {
+    "Llama": {},
+    "Mistral": WINDOW,
+    "Qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "Qwen3": {"head_dim": 16},
+}
+THROUGH_ATTENTION = {
+    "Llama, dynamic rotary": {"rope_parameters": DYNAMIC},  # changes beyond the context only
+    "Gemma2": {**ALTERNATING, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0},
+    "Gemma3Text": ALTERNATING,
+    "GPTNeoX": {"rotary_pct": 0.5, "use_parallel_residual": True},
+    "Phi3": {"pad_token_id": 0},
+    "Mixtral": EXPERTS,
+    "GPT2": GPT2_SIZES,
+    "OPT": {"ffn_dim": 96, "word_embed_proj_dim": 48},
+    "Olmo2": {},
+    "Cohere": {},
+    "Granite": {"attention_multiplier": 0.2, "residual_multiplier": 0.7},
+    "DeepseekV3": LATENT,  # keys wider than values
+    "GptOss": {"head_dim": 16, **EXPERTS, **WINDOW},  # sinks
+    "SmolLM3": {"pad_token_id": 0},
+    "Phi": {"partial_rotary_factor": 0.5},
+    "Starcoder2": WINDOW,
+    "Gemma4Text": {  # layers that differ in the width of their keys
+        **ALTERNATING, "global_head_dim": 24, "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 0,
+    },
+}  # fmt: skip
+REFUSED = {
+    "Bloom": ({"n_head": 4, "n_layer": 3}, "0 calls of the attention interface for 3 layers"),
+    "Falcon": ({}, "0 calls of the attention interface"),
+    "Llama4Text": (
+        {"head_dim": 16, "attention_chunk_size": 8, "intermediate_size_mlp": 96,
+         "num_local_experts": 2},
+        "mask is not a sliding window of 8",
+    ),
+    "DiffLlama": ({}, "6 calls of the attention interface for 3 layers"),
+    "StableLm": ({"partial_rotary_factor": 0.3}, None),
+    "MiniMax": ({"head_dim": 16, "num_local_experts": 4}, "2 calls .* for 3 layers"),
+}  # fmt: skip
+PROMPTS = [
+    tuple(range(10, 40)),
+    (5, 6, 7, 5, 6, 7, 5, 6),
+    (9,),
+    tuple((7 * n) % 300 + 3 for n in range(70)),
+]
+NEW_TOKENS = 16
+
+
+def config_class(name: str) -> Any:
+    return getattr(transformers, f"{name.partition(',')[0]}Config")
+
+
+def generated(path: Path) -> list[list[int]]:
+    model = AutoModelForCausalLM.from_pretrained(path)
+    with torch.inference_mode():
+        return [
+            model.generate(
+                torch.tensor([prompt]),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )[0, len(prompt) :].tolist()
+            for prompt in PROMPTS
+        ]
+
+
+@pytest.mark.parametrize("name", [*LEAN, *THROUGH_ATTENTION])
+def test_a_batch_of_unequal_requests_writes_what_generate_writes(
+    make_model: Any, drive: Any, name: str
+) -> None:
+    changes = {**LEAN, **THROUGH_ATTENTION}[name]
+    path = make_model(config_class(name), **changes)
+    model = load_model(path, name="llama")
+    assert model.path == ("lean" if name in LEAN else "attention")
+    wanted = generated(path)
+    drafts = [(Reference("prediction", tuple(tokens)),) for tokens in wanted]
+    engine = drive.engine(model, step_tokens=32)
+    accepted = 0
+    for speculation in (Speculation(mode="off"), Speculation(mode="fixed", max_nodes=6)):
+        requests = [
+            drive.request(
+                prompt,
+                name=str(at),
+                speculation=speculation,
+                tokens=NEW_TOKENS,
+                references=drafts[at],
+            )
+            for at, prompt in enumerate(PROMPTS)
+        ]
+        for outputs, tokens in zip(drive.run(engine, *requests), wanted, strict=True):
+            assert drive.tokens(outputs) == tokens
+            accepted += outputs[-1].receipt.accepted
+    assert accepted >= NEW_TOKENS  # the drafts were taken, not only looked at
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_compute_attention_our_way_is_refused_with_the_reason(
+    make_model: Any, name: str
+) -> None:
+    changes, reason = REFUSED[name]
+    path = make_model(config_class(name), **changes)
+    with pytest.raises(ModelRefused, match=reason) as refused:
+        load_model(path, name="m")
+    assert "is not served" in str(refused.value)
