@@ -12,7 +12,6 @@ from gateway.commands.engine import add_engine
 from gateway.commands.keys import add_keys
 from gateway.commands.serve import add_serve
 from gateway.commands.verify import add_verify
-from gateway.commands.verify import add_verify
 from gateway.errors import ConfigError, GatewayError
 from gateway.router_commands import add_steps
 
