@@ -1,0 +1,1 @@
+"""Measures the paged kernels beside what else could do their work."""
