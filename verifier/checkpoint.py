@@ -144,7 +144,8 @@ def _entry(file: Path, name: str, entry: Any) -> tuple[tuple[int, ...], int]:
         raise ModelRefused(f"{file.name} describes {name!r} wrongly: {error!r}") from error
     numbers = (*shape, start, end)
     sane = all(type(number) is int and 0 <= number < 2**50 for number in numbers)
-    if not sane or len(shape) > MAX_DIMENSIONS or kind not in _BITS:
+    known = isinstance(kind, str) and kind in _BITS
+    if not sane or len(shape) > MAX_DIMENSIONS or not known:
         raise ModelRefused(f"{file.name} describes {name!r} wrongly: {str(entry)[:200]}")
     if end - start != prod(shape) * _BITS[kind] // 8:
         raise ModelRefused(

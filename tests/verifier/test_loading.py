@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     MambaConfig,
@@ -18,6 +22,7 @@ from transformers import (
 )
 
 import verifier.loading
+from verifier.checkpoint import read_checkpoint
 from verifier.engine import Engine, EngineConfig
 from verifier.errors import ModelRefused, RequestRefused
 from verifier.loading import LoadedModel, load_model
@@ -112,6 +117,169 @@ def test_missing_weights_are_refused_rather_than_made_up(copy: Path) -> None:
     edit_config(copy, num_hidden_layers=4)
     with pytest.raises(ModelRefused, match="missing_keys"):
         load_model(copy, name="m")
+
+
+def test_weights_that_the_config_has_no_place_for_are_refused(copy: Path) -> None:
+    edit_config(copy, num_hidden_layers=2)
+    with pytest.raises(ModelRefused, match=r"no place for .*layers\.2\."):
+        load_model(copy, name="m")
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"num_hidden_layers": 10**9}, "1000000000 layers, but the weights have only"),
+        ({"num_hidden_layers": 0}, "tells of 0 layers"),
+        ({"vocab_size": 10**12}, "1000000000000 embeddings"),
+        ({"vocab_size": 321}, "mismatch"),
+        ({"hidden_size": 64}, "cannot be used"),
+        ({"intermediate_size": 10**9}, "mismatch"),
+        ({"num_hidden_layers": "three"}, "config .* cannot be used"),
+        ({"num_attention_heads": 0}, "cannot be used"),
+        ({"rope_parameters": "long"}, "cannot be used"),
+        ({"max_position_embeddings": None}, "config .* cannot be used|max_position_embeddings"),
+        ({"hidden_act": "magic"}, "cannot be used"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
+    ],
+)
+def test_a_config_that_lies_is_refused_before_anything_large_is_built(
+    copy: Path, lie: dict[str, Any], reason: str
+) -> None:
+    edit_config(copy, **lie)
+    with pytest.raises(ModelRefused, match=reason):
+        load_model(copy, name="m")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"model_type": 7}'])
+def test_a_config_that_is_none_is_refused(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content)
+    with pytest.raises(ModelRefused, match="config"):
+        load_model(copy, name="m")
+
+
+def test_a_generation_config_or_tokenizer_that_is_none_is_refused(copy: Path) -> None:
+    (copy / "generation_config.json").write_text("{")
+    with pytest.raises(ModelRefused, match=r"generation_config|cannot be used"):
+        load_model(copy, name="m")
+    (copy / "generation_config.json").unlink()
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelRefused, match="tokenizer"):
+        load_model(copy, name="m")
+
+
+def _safetensors(header: Any, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x02",
+        b"\xff" * 64,
+        _safetensors(b"{"),
+        _safetensors(b"[]"),
+        _safetensors(b"\xff\xfe"),
+        _safetensors(b"[" * 100_000),
+        _safetensors({"w": 3}),
+        _safetensors({"w": {**ENTRY, "dtype": "F33"}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "dtype": ["F32"]}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "shape": [-2]}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "shape": [True, 2]}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "shape": [2**40, 2**40]}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "shape": [1] * 9 + [2]}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "shape": "2"}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "data_offsets": [8, 0]}}, b"\0" * 8),
+        _safetensors({"w": {**ENTRY, "data_offsets": [0]}}, b"\0" * 8),
+        _safetensors({"w": ENTRY}, b"\0" * 7),
+        _safetensors({"w": ENTRY}, b"\0" * 9),
+    ],
+)
+def test_a_damaged_header_is_refused_and_never_crashes(copy: Path, content: bytes) -> None:
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelRefused, match=r"model\.safetensors"):
+        load_model(copy, name="m")
+
+
+def test_a_truncated_file_is_refused(copy: Path) -> None:
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelRefused, match="truncated or corrupted"):
+        load_model(copy, name="m")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 4000), st.binary(min_size=1, max_size=4))
+def test_no_damage_to_a_header_gets_past_without_a_reason(
+    llama_bytes: bytes, tmp_path_factory: pytest.TempPathFactory, at: int, noise: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "model.safetensors").write_bytes(
+        llama_bytes[:at] + noise + llama_bytes[at + len(noise) :]
+    )
+    with suppress(ModelRefused):
+        assert read_checkpoint(folder).elements < 10**9
+
+
+@pytest.fixture(scope="session")
+def llama_bytes(llama_path: Path) -> bytes:
+    return (llama_path / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def shards(llama_path: Path, tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(llama_path, tmp_path / "shards"))
+    (folder / "model.safetensors").unlink()
+    model = AutoModelForCausalLM.from_pretrained(llama_path)
+    model.save_pretrained(folder, max_shard_size="80KB")
+    return folder
+
+
+def test_shards_are_put_together(llama: LoadedModel, shards: Path, drive: Any) -> None:
+    assert len(list(shards.glob("*.safetensors"))) > 2
+    request = drive.request((5, 6, 7), tokens=8)
+    [outputs] = drive.run(drive.engine(load_model(shards, name="llama")), request)
+    [expected] = drive.run(drive.engine(llama), request)
+    assert drive.tokens(outputs) == drive.tokens(expected)
+
+
+def test_a_shard_that_is_missing_or_lacks_a_tensor_is_refused(shards: Path) -> None:
+    index = shards / "model.safetensors.index.json"
+    places = json.loads(index.read_text())
+    [first, *others] = sorted(set(places["weight_map"].values()))
+    moved = next(key for key, file in places["weight_map"].items() if file != first)
+    index.write_text(json.dumps({**places, "weight_map": {**places["weight_map"], moved: first}}))
+    with pytest.raises(ModelRefused, match=f"{first} holds '{moved}', but it does not"):
+        load_model(shards, name="m")
+    index.write_text(json.dumps(places))
+    (shards / others[0]).unlink()
+    with pytest.raises(ModelRefused, match=f"names {others[0]}, which is not in"):
+        load_model(shards, name="m")
+
+
+@pytest.mark.parametrize(
+    "weight_map", [None, [], {}, {"w": "../../etc/passwd"}, {"w": 3}, {"w": "weights.bin"}]
+)
+def test_an_index_that_points_elsewhere_is_refused(shards: Path, weight_map: Any) -> None:
+    index = shards / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ModelRefused, match="index"):
+        load_model(shards, name="m")
+
+
+def test_tied_embeddings_need_no_head_of_their_own(make_model: Any) -> None:
+    path = make_model(LlamaConfig, tie_word_embeddings=True)
+    assert "lm_head.weight" not in read_checkpoint(path).shapes
+    assert load_model(path, name="m").vocab_size == 320
+
+
+def test_float16_is_refused_on_the_cpu(llama_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="float16' on the CPU"):
+        load_model(llama_path, dtype="float16", name="m")
 
 
 def test_a_file_that_is_no_safetensors_is_refused(copy: Path) -> None:
