@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final
 
 from verifier.certificate_cases import MIXES, Cell, Variant, matrix, prompts_of, sample_of, variants
@@ -56,15 +57,31 @@ class Bench:
         """What the plain loop makes of ``variants``."""
         return run_plain(self._plain(), self.target.name, variants)
 
+    @cached_property
+    def plain(self) -> list[Written]:
+        """What the plain loop makes of every variant."""
+        return self.greedy(self._variants)
+
+    @cached_property
+    def engines(self) -> Mapping[str, Engine]:
+        """One with room for everybody, and one with few pages and small steps."""
+        return {"roomy": self._roomy(), "tight": self._tight()}
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of all that draft."""
+        return sorted(self.engines["roomy"].sources(self.target.name))
+
     def run(self, progress: Progress) -> MatrixResult:
         """The plain loop, then every cell."""
         progress(f"{self._dtype}: the plain loop")
-        plain = self.greedy(self._variants)
-        engines = {"roomy": self._roomy(), "tight": self._tight()}
+        plain = self.plain
+        choose = matrix if self._options.thorough else sample_of
         cells = []
-        for cell in self._cells(engines["roomy"]):
+        for cell in choose(self.sources, SHAPES, MIXES):
             progress(f"{self._dtype}: {cell.name}")
-            cells.append(self._cell(engines[_engine_of(cell)], cell, plain))
+            cells.append(self.cell(cell))
+        engines = self.engines
         stats = [engine.stats().models[self.target.name] for engine in engines.values()]
         return MatrixResult(
             dtype=self._dtype,
@@ -77,15 +94,13 @@ class Bench:
             prefix_hit_tokens=sum(one.prefix_hit_tokens for one in stats),
         )
 
-    def _cells(self, engine: Engine) -> list[Cell]:
-        choose = matrix if self._options.thorough else sample_of
-        return choose(sorted(engine.sources(self.target.name)), SHAPES, MIXES)
-
-    def _cell(self, engine: Engine, cell: Cell, plain: Sequence[Written]) -> CellResult:
-        found = run_cell(engine, self.target.name, cell, self._variants, plain)
+    def cell(self, cell: Cell) -> CellResult:
+        """Every variant under ``cell``, held against the plain loop's."""
+        engine = self.engines["tight" if cell.mix == "tight" else "roomy"]
+        found = run_cell(engine, self.target.name, cell, self._variants, self.plain)
         compared = [
             compare(before, after, case=cell.name, variant=variant.name, bound=self.bound)
-            for before, after, variant in zip(plain, found, self._variants, strict=True)
+            for before, after, variant in zip(self.plain, found, self._variants, strict=True)
         ]
         differences = [one.difference for one in compared]
         return CellResult(
@@ -142,10 +157,6 @@ def leaks(name: str, engine: Engine) -> list[str]:
             if getattr(stats, what):
                 found.append(f"{name} engine, {model}: {what} is {getattr(stats, what)}")
     return found
-
-
-def _engine_of(cell: Cell) -> str:
-    return "tight" if cell.mix == "tight" else "roomy"
 
 
 def _pages(tokens: int, page_size: int) -> int:

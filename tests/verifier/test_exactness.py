@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from drafting.source import Reference
 from verifier.loading import LoadedModel, load_model
 from verifier.margin import NARROW_BFLOAT16
 from verifier.request import SamplingParams, Speculation
@@ -41,7 +40,6 @@ PENALISED = SamplingParams(
 )
 HOT = SamplingParams(temperature=1.2, seed=3)
 GREEDY = SamplingParams(temperature=0.0)
-GREEDY_PENALISED = SamplingParams(temperature=0.0, frequency_penalty=0.7, repetition_penalty=1.3)
 
 
 @cache
@@ -96,55 +94,6 @@ def batch(drive: Any, sampling: SamplingParams, speculation: Speculation, **more
         drive.request(prompt, name=str(index), sampling=sampling, speculation=speculation, **more)
         for index, prompt in enumerate(PROMPTS)
     ]
-
-
-@pytest.mark.parametrize("sampling", [GREEDY, GREEDY_PENALISED, SAMPLED, PENALISED, HOT])
-@pytest.mark.parametrize(
-    "sources",
-    [
-        frozenset({"prompt_lookup"}),
-        frozenset({"draft_model"}),
-        frozenset({"prediction"}),
-        None,
-    ],
-)
-def test_every_source_set_and_processor_gives_the_tokens_of_the_plain_loop(
-    llama: LoadedModel,
-    drafter: LoadedModel,
-    drive: Any,
-    sampling: SamplingParams,
-    sources: frozenset[str] | None,
-) -> None:
-    expected = plain(drive, llama, sampling)
-    engine = drive.engine(llama, drafter, draft_models={"llama": "drafter"}, step_tokens=48)
-    drafted = differing = 0
-    for max_nodes in (1, 5, 16):
-        speculation = Speculation(mode="fixed", sources=sources, max_nodes=max_nodes)
-        requests = [
-            drive.request(
-                prompt,
-                name=str(index),
-                sampling=sampling,
-                speculation=speculation,
-                references=(Reference("prediction", damaged(tokens)),),
-            )
-            for index, (prompt, tokens) in enumerate(zip(PROMPTS, expected, strict=True))
-        ]
-        results = drive.run(engine, *requests)
-        for tokens, outputs in zip(expected, results, strict=True):
-            # A decision inside the stated margin may fall either way, and is counted.
-            narrow = outputs[-1].receipt.narrow_margins
-            assert drive.tokens(outputs) == tokens or narrow > 0
-            differing += drive.tokens(outputs) != tokens
-        drafted += sum(outputs[-1].receipt.drafted for outputs in results)
-    assert drafted > 0
-    assert differing <= 1
-    assert engine.stats().models["llama"].pages_used == 0
-
-
-def damaged(tokens: list[int]) -> tuple[int, ...]:
-    """The right answer with every seventh token wrong."""
-    return tuple((token + (index % 7 == 6)) % 320 for index, token in enumerate(tokens))
 
 
 def test_a_good_draft_is_accepted_at_any_temperature(
