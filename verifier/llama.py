@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from kernels.tree_attention import plan_attention, tree_attention
 from verifier.errors import ModelRefused
+from verifier.linear import Linear
 from verifier.rows import CacheShape, ContextRows, Ragged
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -21,16 +22,12 @@ class Layer(NamedTuple):
     """Weights of one block; query and key rows are permuted so that rotation pairs are adjacent."""
 
     attention_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Linear
     head_norm: Tensor | None  # [query and key heads, head_size]
-    output: Tensor  # transposed, for addmm into the residual
-    output_bias: Tensor | None
+    output: Linear
     mlp_norm: Tensor
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor  # transposed
-    down_bias: Tensor | None
+    gate_up: Linear
+    down: Linear
     window: int | None
 
 
@@ -57,7 +54,7 @@ class LlamaNetwork:
             float(model.model.rotary_emb.attention_scaling), device=self.frequencies.device
         )
         self.embedding: Tensor = model.get_input_embeddings().weight.detach()
-        self.head: Tensor = model.get_output_embeddings().weight.detach()
+        self.head = Linear(model.get_output_embeddings().weight.detach())
         self.norm: Tensor = model.model.norm.weight.detach()
         self.layers = tuple(
             self._take_layer(model, index) for index in range(len(model.model.layers))
@@ -102,21 +99,21 @@ class LlamaNetwork:
         for layer, kv in zip(self.layers, cache.layers, strict=True):
             q = self._project(layer, x, rotation, kv, batch)
             mixed = tree_attention(q, kv, plans[layer.window])
-            x = _added(x, mixed, layer.output, layer.output_bias)
+            x = layer.output.added(x, mixed)
             hidden = F.rms_norm(x, x.shape[1:], layer.mlp_norm, self.epsilon)
-            gate, up = F.linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-            x = _added(x, self.activation(gate).mul_(up), layer.down, layer.down_bias)
+            gate, up = layer.gate_up(hidden).chunk(2, dim=-1)
+            x = layer.down.added(x, self.activation(gate).mul_(up))
         if wanted is not None:
             x = x.index_select(0, wanted.to(self.device))
         x = F.rms_norm(x, x.shape[1:], self.norm, self.epsilon)
-        return F.linear(x, self.head).float()
+        return self.head(x).float()
 
     def _project(
         self, layer: Layer, x: Tensor, rotation: Tensor, kv: Tensor, batch: Ragged
     ) -> Tensor:
         """Store rotated keys and values; return rotated queries [T, heads, head_size]."""
         hidden = F.rms_norm(x, x.shape[1:], layer.attention_norm, self.epsilon)
-        heads = F.linear(hidden, layer.qkv, layer.qkv_bias).view(x.shape[0], -1, self.head_size)
+        heads = layer.qkv(hidden).view(x.shape[0], -1, self.head_size)
         turned = heads[:, : self.heads + self.key_heads]
         if layer.head_norm is not None:
             normed = F.rms_norm(turned, (self.head_size,), eps=self.epsilon)
@@ -139,26 +136,24 @@ class LlamaNetwork:
         attention, mlp = block.self_attn, block.mlp
         layer = Layer(
             attention_norm=block.input_layernorm.weight.detach(),
-            qkv=self._fused_qkv(attention, "weight"),
-            qkv_bias=self._fused_qkv(attention, "bias") if _has_bias(attention.q_proj) else None,
+            qkv=self._fused_qkv(attention),
             head_norm=self._head_norm(attention),
-            output=attention.o_proj.weight.detach().t(),
-            output_bias=_bias(attention.o_proj),
+            output=_linear(attention.o_proj),
             mlp_norm=block.post_attention_layernorm.weight.detach(),
-            gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).detach(),
-            gate_up_bias=torch.cat([mlp.gate_proj.bias, mlp.up_proj.bias]).detach()
-            if _has_bias(mlp.gate_proj)
-            else None,
-            down=mlp.down_proj.weight.detach().t(),
-            down_bias=_bias(mlp.down_proj),
+            gate_up=_linear(mlp.gate_proj, mlp.up_proj),
+            down=_linear(mlp.down_proj),
             window=_window(model.config, index),
         )
         model.model.layers[index] = torch.nn.Identity()  # frees the unfused weights
         return layer
 
-    def _fused_qkv(self, attention: Any, name: str) -> Tensor:
-        q, k, v = (getattr(getattr(attention, f"{part}_proj"), name).detach() for part in "qkv")
-        return torch.cat([self._paired(q), self._paired(k), v])
+    def _fused_qkv(self, attention: Any) -> Linear:
+        def fused(name: str) -> Tensor:
+            q, k, v = (getattr(getattr(attention, f"{part}_proj"), name).detach() for part in "qkv")
+            return torch.cat([self._paired(q), self._paired(k), v])
+
+        has_bias = attention.q_proj.bias is not None
+        return Linear(fused("weight"), fused("bias") if has_bias else None)
 
     def _head_norm(self, attention: Any) -> Tensor | None:
         if getattr(attention, "q_norm", None) is None:
@@ -209,14 +204,8 @@ def _rotate(heads: Tensor, rotation: Tensor) -> None:
         pairs.copy_(torch.view_as_real(torch.view_as_complex(pairs.float()) * rotation))
 
 
-def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    added = torch.addmm(residual, x, weight)
-    return added if bias is None else added.add_(bias)
-
-
-def _has_bias(linear: Any) -> bool:
-    return linear.bias is not None
-
-
-def _bias(linear: Any) -> Tensor | None:
-    return linear.bias.detach() if linear.bias is not None else None
+def _linear(*modules: Any) -> Linear:
+    """One layer of several that share their input, outputs side by side."""
+    weights = [module.weight.detach() for module in modules]
+    biases = [module.bias.detach() for module in modules if module.bias is not None]
+    return Linear(torch.cat(weights), torch.cat(biases) if biases else None)
