@@ -12,7 +12,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-TRITON_MODULES = ("triton_attention",)
+TRITON_MODULES = ("triton_attention", "triton_expansion")
 
 
 def _interpret() -> None:
