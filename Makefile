@@ -40,7 +40,8 @@ imports: .venv/installed-dev
 unit: .venv/installed-dev
 	$(BIN)/pytest
 
-bench: .venv/installed-dev ## Measure the ladder behind the gateway.
+bench: .venv/installed-dev ## Measure the engine, then the ladder behind the gateway.
+	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.ladder
 
 clean: ## Forget the installation and every cache.

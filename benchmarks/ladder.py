@@ -17,7 +17,9 @@ from typing import Any
 
 import httpx
 
+from benchmarks.engine.prompts import Prompts
 from benchmarks.machine import machine
+from benchmarks.paired import estimate, ratio_of_sums
 from benchmarks.served import served
 from demo.tasks import Task, generate, grade
 
@@ -93,15 +95,21 @@ def cascade_figures(
 
 
 async def long_figures(url: str, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Long answers one at a time, all with speculation, then all without: steps and speed."""
-    seconds: dict[str, float] = {}
-    answers: dict[str, list[Answer]] = {}
-    for mode in ("auto", "off"):
-        began = time.perf_counter()
-        answers[mode] = await ask_all(url, tasks, "river", at_once=1, speculation={"mode": mode})
-        seconds[mode] = time.perf_counter() - began
-    figures = acceptance_figures(tasks, answers["auto"])
-    return figures | {"prompts": len(tasks), "speed_up": seconds["off"] / seconds["auto"]}
+    """Long answers one at a time, each with speculation and without: steps and speed."""
+    seconds: dict[str, list[float]] = {"auto": [], "off": []}
+    drafted: list[Answer] = []
+    for place, task in enumerate(tasks):
+        for mode in sorted(seconds, reverse=place % 2 == 1):  # they take turns at being first
+            began = time.perf_counter()
+            (answer,) = await ask_all(url, [task], "river", speculation={"mode": mode})
+            seconds[mode].append(time.perf_counter() - began)
+            drafted += [answer] if mode == "auto" else []
+    ratio = estimate(ratio_of_sums(seconds["off"], seconds["auto"]))
+    return acceptance_figures(tasks, drafted) | {
+        "prompts": len(tasks),
+        "speed_up": ratio.value,
+        "speed_up_interval": [ratio.low, ratio.high],
+    }
 
 
 def acceptance_figures(tasks: Sequence[Task], answers: Sequence[Answer]) -> dict[str, Any]:
@@ -135,21 +143,11 @@ async def equality_figures(url: str, tasks: Sequence[Task], model: Path) -> dict
 
 def generated(folder: Path, tasks: Sequence[Task]) -> list[str]:
     """transformers `generate`, float32, greedy, one prompt at a time."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from benchmarks.engine.theirs import Transformers
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    texts = []
-    for task in tasks:
-        inputs = tokenizer.apply_chat_template(
-            [{"role": "user", "content": task.prompt}],
-            add_generation_prompt=True, return_tensors="pt", return_dict=True,
-        )  # fmt: skip
-        output = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
-        said = output[0, inputs["input_ids"].shape[1] :]
-        texts.append(tokenizer.decode(said, skip_special_tokens=True))
-    return texts
+    prompts = Prompts(folder)
+    said = Transformers(folder).plain([prompts.prompt(task, LONGEST) for task in tasks])
+    return [prompts.text(answer) for answer in said.answers]
 
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
