@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -111,7 +112,7 @@ class ChoiceSampler:
             return _likeliest(logits, greedy)
         survivors = self._processors.survivors(logits)
         if self._noise is None:
-            return _likeliest(survivors.logits, None)
+            return self._scaled(_likeliest(survivors.logits, None))
         return self._draw(*survivors)
 
     def commit(self, tokens: Sequence[int]) -> None:
@@ -129,10 +130,15 @@ class ChoiceSampler:
         scores = logits + self._noise(self.position, tokens)
         index = int(scores.argmax())
         _refuse_nan(scores[index])
+        return self._scaled(Decision(int(tokens[index]), top_gap(scores, index)), boundary)
+
+    def _scaled(self, decision: Decision, boundary: float = math.inf) -> Decision:
+        """With its margin as an error of raw logits would have to be."""
+        sampling = self._processors.sampling
         margin = decision_margin(
-            top_gap(scores, index), boundary, self._processors.sampling.temperature
+            decision.margin, boundary, sampling.temperature, sampling.repetition_penalty
         )
-        return Decision(int(tokens[index]), margin)
+        return Decision(decision.token, margin)
 
     def _without_hopeless(
         self, tokens: NDArray[np.int64], logits: NDArray[np.float64]

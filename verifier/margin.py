@@ -23,12 +23,15 @@ def top_gap(scores: NDArray[np.floating], best: int) -> float:
     return float(scores[best]) - float(max(rivals))
 
 
-def decision_margin(gap: float, boundary: float, temperature: float) -> float:
+def decision_margin(
+    gap: float, boundary: float, temperature: float, repetition_penalty: float = 1.0
+) -> float:
     """Smallest distance of a decision from another one, comparable to an error of raw logits.
 
     ``gap``: of the two best ``logits / T + noise``; ``boundary``: of any token from a filter's
     boundary. Both grow with 1/T as a rounding error of the raw logits does, so that below
-    temperature 1 they are scaled back.
+    temperature 1 they are scaled back. So does whatever the penalty multiplies or divides.
     """
     scale = temperature if 0.0 < temperature < 1.0 else 1.0
-    return min(gap, boundary) * scale
+    stretch = max(repetition_penalty, 1.0 / repetition_penalty)
+    return min(gap, boundary) * scale / stretch

@@ -181,6 +181,17 @@ def test_a_tie_goes_to_the_lowest_token_and_is_counted_as_narrow():
     assert verdict == Verdict((), (1,), (0,), (0.0,), 1)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_a_penalty_stretches_is_narrow_all_the_same(temperature):
+    """A seen token's logit is divided by 0.01: its rounding error is a hundred times as large."""
+    logits = np.array([[0.04, 4.0 - 5e-3, -5.0, -5.0]], dtype=np.float32)
+    params = SamplingParams(temperature=temperature, repetition_penalty=0.01, seed=1)
+    choice = sampler(params, (0,), 4)
+    choice._noise = None if temperature == 0.0 else (lambda _, tokens: np.zeros(len(tokens)))
+    verdict = choice.verify(EMPTY, logits)
+    assert verdict.narrow == 1 and verdict.margins[0] == pytest.approx(5e-5, rel=0.01)
+
+
 def test_a_clear_decision_is_not_narrow():
     logits = np.array([[0.0, 3.0, 2.5, 1.0]], dtype=np.float32)
     assert sampler(SamplingParams(temperature=0.0), (), 4).verify(EMPTY, logits).narrow == 0

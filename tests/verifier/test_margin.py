@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 from verifier.margin import decision_margin, top_gap
 
@@ -31,3 +32,9 @@ def test_the_nearest_of_gap_and_boundary_counts():
 def test_a_low_temperature_stretches_no_margin():
     assert decision_margin(1.0, math.inf, 0.25) == 0.25
     assert decision_margin(1.0, math.inf, 4.0) == 1.0
+
+
+@pytest.mark.parametrize("penalty", [4.0, 0.25])
+def test_a_repetition_penalty_stretches_no_margin(penalty):
+    assert decision_margin(1.0, math.inf, 1.0, penalty) == 0.25
+    assert decision_margin(1.0, math.inf, 0.0, penalty) == 0.25
