@@ -36,6 +36,7 @@ def measure(plan: Plan) -> Row:
                 what="tokens per second",
                 baseline=f"the better of assisted generation and prompt lookup: {best}",
                 estimate=speed_up(pairs, base=best, ours="spillway"),
+                sides=(best, "spillway"),
                 bar=BAR,
                 details={name: tokens_per_second(pairs, name) for name in (*BASELINES, "spillway")}
                 | {"equal answers": sides.equal(best, "spillway")},

@@ -27,19 +27,17 @@ def measure(plan: Plan) -> Row:
         sides = Sides(
             {name: (base, name) for name in BASELINES} | {"spillway": (own, "auto batch")}
         )
-        found = {
-            load: sides.pairs(
-                [mixed[: plan.size(load, 2 if load == LOADS[0] else 3)]],
-                plan.rounds(50, least=6),
-                warm=[warm],
-            )
-            for load in LOADS
-        }
+        found: dict[int, Pairs] = {}
+        peaks: dict[str, float] = {}
+        for load in LOADS:
+            unit = mixed[: plan.size(load, 2 if load == LOADS[0] else 3)]
+            found[load] = sides.pairs([unit], plan.rounds(50, least=6), warm=[warm])
+            peaks |= sides.peaks(f"{{}}, {load}")
     return Row(
         name="concurrent",
         title="Requests at once, river, against transformers",
         measures=tuple(_measure(load, pairs, sides) for load, pairs in found.items()),
-        peak_mib=sides.peaks(),
+        peak_mib=peaks,
         settings={"rounds": min(pairs.rounds for pairs in found.values())},
     )
 
@@ -50,6 +48,7 @@ def _measure(load: int, pairs: Pairs, sides: Sides) -> Measure:
         what=f"{load} at once",
         baseline=f"the better of padded `generate` and `generate_batch`: {best}",
         estimate=speed_up([pairs], base=best, ours="spillway"),
+        sides=(f"{best}, {load}", f"spillway, {load}"),
         bar=BAR,
         details={name: tokens_per_second([pairs], name) for name in (*BASELINES, "spillway")}
         | {"equal answers": sides.equal(best, "spillway")},

@@ -79,10 +79,12 @@ def _measure(right: float, pairs: list[Pairs], sides: Sides) -> Measure:
         what=name(right),
         baseline="speculation off",
         estimate=speed_up(pairs, base="off", ours=name(right)),
+        sides=("off", name(right)),
         bar=BARS.get(right),
         details={
             "off": tokens_per_second(pairs, "off"),
             "auto": tokens_per_second(pairs, name(right)),
+            "tokens a step": sides.tokens_a_step(name(right)),
             "equal answers": sides.equal("off", name(right)),
         },
     )

@@ -33,10 +33,12 @@ def measure(plan: Plan) -> Row:
         what="overall, every family alike",
         baseline="speculation off",
         estimate=speed_up(list(groups.values()), base="off", ours="auto"),
+        sides=("off", "auto"),
         bar=BAR,
         details={
             "off": tokens_per_second(list(groups.values()), "off"),
             "auto": tokens_per_second(list(groups.values()), "auto"),
+            "tokens a step": sides.tokens_a_step("auto"),
             "equal answers": sides.equal("off", "auto"),
         },
     )
@@ -71,6 +73,7 @@ def _family(name: str, group: Pairs) -> Measure:
         what=name,
         baseline="speculation off",
         estimate=speed_up([group], base="off", ours="auto"),
+        sides=("off", "auto"),
         bar=FAMILY_BAR,
         details={
             "tokens of an answer": float(group.weights.sum()),

@@ -39,12 +39,17 @@ def measure(plan: Plan) -> Row:
     with plan.worker(methods, plan.river, plan.brook) as own:
         for side in SIDES:
             own.call(side, 2, warm)
-        found = {load: _pairs(plan, own, load, mixed) for load in plan.some(LOADS)}
+        found: dict[int, Pairs] = {}
+        peaks: dict[str, int] = {}
+        for load in plan.some(LOADS):
+            own.peaks.clear()
+            found[load] = _pairs(plan, own, load, mixed)
+            peaks |= {f"{side}, {load}": peak for side, peak in own.peaks.items()}
     return Row(
         name="loads",
         title="Speculation auto against off under constant load, river",
         measures=tuple(_measure(load, pairs) for load, pairs in found.items()),
-        peak_mib=mebibytes(own.peaks),
+        peak_mib=mebibytes(peaks),
         settings={"rounds": min(pairs.rounds for pairs in found.values())},
     )
 
@@ -65,6 +70,7 @@ def _measure(load: int, pairs: Pairs) -> Measure:
         what=f"load {load}",
         baseline="speculation off",
         estimate=speed_up([pairs], base="off", ours="auto"),
+        sides=(f"off, {load}", f"auto, {load}"),
         bar=BARS.get(load, NOT_SLOWER),
         details={side: tokens_per_second([pairs], side) for side in SIDES},
     )

@@ -65,6 +65,7 @@ def measure(plan: Plan) -> Row:
                 what="acceptance length",
                 baseline=f"the best single source: {best}",
                 estimate=estimate(drawn),
+                sides=("spillway",),
                 bar=BAR,
                 details={"merged": _length(merged)}
                 | {source: _length(steps) for source, steps in alone.items()},

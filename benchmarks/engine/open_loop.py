@@ -180,6 +180,7 @@ def _measure(what: str, pairs: Pairs, baseline: str, bar: Bar | None = None) -> 
         what=what,
         baseline=baseline,
         estimate=inverse(speed_up([pairs], base=base, ours=ours)),
+        sides=(base, ours),
         bar=bar,
         details={f"{side}, ms": 1e3 * pairs.total(side) for side in (base, ours)},
     )

@@ -128,7 +128,8 @@ class Own:
     ) -> Said:
         """Drive until all are answered."""
         drive = self.drive(prompts, speculation=speculation, at_once=at_once)
-        return Said(drive.seconds, tuple(tuple(answer.said) for answer in drive.answers))
+        steps = sum(answer.receipt.steps for answer in drive.answers if answer.receipt)
+        return Said(drive.seconds, tuple(tuple(answer.said) for answer in drive.answers), steps)
 
     def _abandon(self, names: Iterable[str]) -> None:
         """End what still runs."""

@@ -33,6 +33,7 @@ def measure(plan: Plan) -> Row:
                 what="tokens per second",
                 baseline="transformers `generate`",
                 estimate=speed_up(pairs, base="generate", ours="spillway"),
+                sides=("generate", "spillway"),
                 bar=BAR,
                 details={
                     "generate": tokens_per_second(pairs, "generate"),

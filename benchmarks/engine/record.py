@@ -32,6 +32,7 @@ class Measure:
     what: str
     baseline: str
     estimate: Estimate
+    sides: tuple[str, ...]  # keys of the row's ``peak_mib``: the baseline, then ours
     bar: Bar | None = None
     details: Mapping[str, float | str] = field(default_factory=dict)
 
@@ -49,6 +50,7 @@ class Measure:
             "interval": [self.estimate.low, self.estimate.high],
             "bar": self.bar and self.bar._asdict(),
             "met": self.met,
+            "sides": list(self.sides),
             "details": dict(self.details),
         }
 

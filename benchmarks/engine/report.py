@@ -17,11 +17,13 @@ Written by `python -m benchmarks.engine`. [How it is measured]({up}docs/benchmar
 
 {machine}
 
+Peak memory: of the baseline / of ours, Python and torch included.
+
 ![How far each measure is from its bar](engine.svg)
 """
 HEADER = """
-| measure | against | value | 95 % interval | bar | |
-|---|---|---:|---:|---:|---|
+| measure | against | value | 95 % interval | bar | | peak MiB |
+|---|---|---:|---:|---:|---|---:|
 """
 
 
@@ -55,24 +57,38 @@ def line(measure: Measure) -> str:
 
 
 def _section(row: Row) -> str:
-    lines = [
-        f"| {m.what} | {m.baseline} | {m.estimate.value:.2f} | "
-        f"{m.estimate.low:.2f} – {m.estimate.high:.2f} | {_bar(m.bar)} | {_verdict(m)} |\n"
-        for m in row.measures
-    ]
+    lines = [_line(measure, row) for measure in row.measures]
     details = [
         f"- {m.what}: " + ", ".join(f"{key} {_short(value)}" for key, value in m.details.items())
         for m in row.measures
         if m.details
     ]
-    memory = ", ".join(f"{side} {mib:.0f}" for side, mib in row.peak_mib.items())
     settings = ", ".join(f"{key} {_short(value)}" for key, value in row.settings.items())
     return (
         f"\n## {row.title}\n{HEADER}{''.join(lines)}\n"
-        f"Peak memory, MiB: {memory}. Setting: {settings}; {row.seconds:.0f} s.\n\n"
+        f"{settings}; {row.seconds:.0f} s.\n\n"
         f"<details><summary>Figures behind the ratios</summary>\n\n"
         f"{chr(10).join(details)}\n\n</details>\n"
     )
+
+
+def _line(measure: Measure, row: Row) -> str:
+    value, low, high = measure.estimate
+    cells = (
+        measure.what,
+        measure.baseline,
+        f"{value:.2f}",
+        f"{low:.2f} – {high:.2f}",
+        _bar(measure.bar),
+        _verdict(measure),
+        _memory(measure, row),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _memory(measure: Measure, row: Row) -> str:
+    """Peaks of the baseline and of ours."""
+    return " / ".join(f"{row.peak_mib[side]:.0f}" for side in measure.sides)
 
 
 def _verdict(measure: Measure) -> str:

@@ -48,6 +48,7 @@ def measure(plan: Plan) -> Row:
                 what="second request",
                 baseline="first request",
                 estimate=inverse(speed_up(pairs, base="first", ours="second")),
+                sides=("first", "second"),
                 bar=BAR,
                 details={f"{side}, ms": 1e3 * pairs[0].total(side) for side in found},
             ),

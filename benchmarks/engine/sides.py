@@ -18,6 +18,7 @@ class Said(NamedTuple):
 
     seconds: float
     answers: tuple[tuple[int, ...], ...]
+    steps: int = 0  # verifications of all answers, where that is told
 
     @property
     def tokens(self) -> int:
@@ -33,10 +34,13 @@ class Sides:
         self._said: dict[str, dict[Unit, tuple[tuple[int, ...], ...]]] = {
             name: {} for name in sides
         }
+        self._written: dict[str, tuple[int, int]] = {}
 
     def pairs(self, units: Sequence[Unit], rounds: Rounds, *, warm: Sequence[Unit] = ()) -> Pairs:
         """Interleave all sides over ``units``, after each has done ``warm`` unmeasured."""
         runs = {name: self._run(name) for name in self._sides}
+        for worker, _ in self._sides.values():
+            worker.peaks.clear()
         for unit in warm:
             for run in runs.values():
                 run(unit)
@@ -55,10 +59,16 @@ class Sides:
         ]
         return sum(alike) / len(alike)
 
-    def peaks(self) -> dict[str, float]:
-        """Most memory resident while each side ran, MiB."""
-        found = {name: worker.peaks[method] for name, (worker, method) in self._sides.items()}
-        return mebibytes(found)
+    def tokens_a_step(self, name: str) -> float:
+        """Of all that one side wrote."""
+        tokens, steps = self._written[name]
+        return tokens / steps
+
+    def peaks(self, of: str = "{}") -> dict[str, float]:
+        """Most memory resident while each side ran its latest ``pairs``, MiB; ``of`` names it."""
+        return mebibytes(
+            {of.format(name): worker.peaks[how] for name, (worker, how) in self._sides.items()}
+        )
 
     def _run(self, name: str) -> Callable[[Unit], Run]:
         worker, method = self._sides[name]
@@ -66,6 +76,8 @@ class Sides:
         def run(unit: Unit) -> Run:
             said: Said = worker.call(method, unit)
             self._said[name][unit] = said.answers
+            tokens, steps = self._written.get(name, (0, 0))
+            self._written[name] = tokens + said.tokens, steps + said.steps
             return Run(said.seconds, said.tokens)
 
         return run

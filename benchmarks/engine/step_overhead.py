@@ -18,6 +18,8 @@ from verifier.request import Speculation
 BAR = Bar("at most", 0.15)
 BATCH = 16
 RIGHT = 0.7  # of predicted tokens
+BIG_OFF, BIG_AUTO = "82M, speculation off", f"82M, predictions right at {RIGHT:g}"
+RIVER_OFF, RIVER_AUTO = "river, speculation off", "river, speculation auto, brook outside"
 
 
 def methods(target: Path, draft: Path | None, dtype: Dtype) -> Methods:
@@ -49,21 +51,21 @@ def measure(plan: Plan) -> Row:
             "off": _shares(plan, own, "off", random),
             "auto": _shares(plan, own, "auto", guessed),
         }
-        peaks = {f"82M, {side}": peak for side, peak in own.peaks.items() if side in big}
+        peaks = {BIG_OFF: own.peaks["off"], BIG_AUTO: own.peaks["auto"]}
     mixed = Prompts(plan.river).mixed(
         plan.size(4 * BATCH, BATCH + 2), longest=plan.size(LONGEST, 4)
     )
     with plan.worker(methods, plan.river, plan.brook, "float32") as own:
         small = {side: _shares(plan, own, side, mixed) for side in ("off", "auto")}
-        peaks |= {f"river, {side}": peak for side, peak in own.peaks.items() if side in small}
+        peaks |= {RIVER_OFF: own.peaks["off"], RIVER_AUTO: own.peaks["auto"]}
     return Row(
         name="step_overhead",
         title=f"Share of a step outside the target's forward, batch {BATCH}",
         measures=(
-            _measure("82M, speculation off", big["off"], BAR),
-            _measure(f"82M, predictions right at {RIGHT:g}", big["auto"], BAR),
-            _measure("river, speculation off", small["off"], None),
-            _measure("river, speculation auto, brook's forwards outside", small["auto"], None),
+            _measure(BIG_OFF, big["off"], BAR),
+            _measure(BIG_AUTO, big["auto"], BAR),
+            _measure(RIVER_OFF, small["off"], None),
+            _measure(RIVER_AUTO, small["auto"], None),
         ),
         peak_mib=mebibytes(peaks),
         settings={"rounds": len(big["off"])},
@@ -84,6 +86,7 @@ def _measure(what: str, shares: Shares, bar: Bar | None) -> Measure:
         what=what,
         baseline="time of a step",
         estimate=middle(outside),
+        sides=(what,),
         bar=bar,
         details={"step, ms": 1e3 * middle(seconds).value},
     )

@@ -45,6 +45,7 @@ def test_every_row_gives_figures_with_intervals_and_memory(name: str, results: R
         low, high = measure["interval"]
         assert math.isfinite(measure["value"]) and 0 < low <= high, measure
         assert (measure["met"] is None) == (measure["bar"] is None)
+        assert measure["sides"] and set(measure["sides"]) <= row["peak_mib"].keys()
 
 
 def test_every_side_writes_the_same_answers(results: Results) -> None:
@@ -66,7 +67,7 @@ def test_the_merged_tree_is_compared_with_every_source(results: Results) -> None
 
 def a_measure(value: float, bar: Bar | None, spread: float = 0.1) -> Measure:
     found = Estimate(value, value - spread, value + spread)
-    return Measure(what="x", baseline="y", estimate=found, bar=bar)
+    return Measure(what="x", baseline="y", estimate=found, bar=bar, sides=("s",))
 
 
 @pytest.mark.parametrize(
