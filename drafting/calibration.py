@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
 from drafting.merge import UNCLAIMED, claims
 from drafting.tree import ROOT, DraftTree
 
-_BUCKETS: Final = 8  # of claimed confidence
+_EDGES: Final = (0.02, 0.06, 0.15, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99)  # finer where it matters
+_MIDDLES: Final = tuple(
+    (low + high) / 2 for low, high in zip((0.0, *_EDGES), (*_EDGES, 1.0), strict=True)
+)
 _PRIOR: Final = 4.0  # observations the claim itself is worth
 _MEMORY: Final = 0.995  # weight left to an observation by the next one of its bucket
 _REQUEST_PRIOR: Final = 3.0  # accepted tokens the common rate is worth against a request's own
 _REQUEST_MEMORY: Final = 0.9
-_SUREST: Final = 0.98  # nothing is certain
+_SUREST: Final = 0.995  # nothing is certain
+_HIT_RATE: Final = 0.7  # assumed of a draft model before evidence
+_HIT_PRIOR: Final = 4.0
+_HIT_MEMORY: Final = 0.98
 
 Sources = frozenset[str]
 
@@ -27,7 +34,7 @@ class Calibration:
     def rate(self, sources: Sources, bucket: int) -> float:
         """Calibrated probability; before evidence, the claim or what single sources are worth."""
         accepted, observed = self._seen.get((sources, bucket), (0.0, 0.0))
-        prior = (bucket + 0.5) / _BUCKETS
+        prior = _MIDDLES[bucket]
         if len(sources) > 1 and observed < _PRIOR:
             prior = max(self.rate(frozenset((name,)), bucket) for name in sources)
         return min((accepted + _PRIOR * prior) / (observed + _PRIOR), _SUREST)
@@ -57,19 +64,59 @@ class Outlook:
         self._seen[sources] = (hits * left + accepted, awaited * left + expected)
 
 
+class HitRate:
+    """How often a draft model's children of a node hold the target's token."""
+
+    def __init__(
+        self, expected: float = _HIT_RATE, *, prior: float = _HIT_PRIOR, memory: float = _HIT_MEMORY
+    ) -> None:
+        """``expected``: the rate assumed before evidence, worth ``prior`` outcomes; ``memory``: the
+        weight left to an outcome by the next.
+        """
+        self._hits = expected * prior
+        self._tries = prior
+        self._memory = memory
+
+    @property
+    def rate(self) -> float:
+        """Estimated probability."""
+        return self._hits / self._tries
+
+    def observe(self, hit: bool) -> None:
+        """Learn one outcome."""
+        self._hits = self._hits * self._memory + hit
+        self._tries = self._tries * self._memory + 1.0
+
+
+class Odds:
+    """Calibrated rates of one request during one step; few nodes differ in what they rest on."""
+
+    __slots__ = ("_calibration", "_known", "_outlook")
+
+    def __init__(self, calibration: Calibration, outlook: Outlook) -> None:
+        self._calibration = calibration
+        self._outlook = outlook
+        self._known: dict[tuple[Sources, int], float] = {}
+
+    def __call__(self, sources: Sources, claim: float) -> float:
+        """P(node accepted | its parent accepted)."""
+        key = (sources, bisect_right(_EDGES, claim))
+        known = self._known.get(key)
+        if known is None:
+            rate = self._calibration.rate(*key) * self._outlook.factor(sources)
+            known = self._known[key] = min(rate, _SUREST)
+        return known
+
+
 def node_probs(tree: DraftTree, calibration: Calibration, outlook: Outlook) -> list[float]:
     """Calibrated P(node accepted | parent accepted) of every node; siblings add up to 1 at most."""
-    known: dict[tuple[Sources, int], float] = {}  # few nodes differ in what they rest on
-    probs: list[float] = []
+    odds = Odds(calibration, outlook)
+    probs = [odds(names, claim) for names, claim in zip(tree.sources, claims(tree), strict=True)]
     totals: dict[int, float] = {}
-    for names, claim, parent in zip(tree.sources, claims(tree), tree.parents, strict=True):
-        key = (names, bucket_of(claim))
-        prob = known.get(key)
-        if prob is None:
-            prob = min(calibration.rate(*key) * outlook.factor(names), _SUREST)
-            known[key] = prob
-        probs.append(prob)
+    for parent, prob in zip(tree.parents, probs, strict=True):
         totals[parent] = totals.get(parent, 0.0) + prob
+    if max(totals.values(), default=0.0) <= 1.0:
+        return probs
     return [
         prob / max(totals[parent], 1.0) for parent, prob in zip(tree.parents, probs, strict=True)
     ]
@@ -79,10 +126,11 @@ def learn(
     tree: DraftTree, tokens: Sequence[int], calibration: Calibration, outlook: Outlook
 ) -> None:
     """Score every node of ``tree`` whose fate the emitted ``tokens`` reveal, verified or not."""
+    below = children(tree)
     node = ROOT
     for token in tokens:
         following = None
-        for child in children(tree, node):
+        for child in below.get(node, ()):
             hit = tree.tokens[child] == token
             _score(tree, child, hit, calibration, outlook)
             following = child if hit else following
@@ -100,12 +148,14 @@ def _score(
     calibration.observe(names, bucket, hit)
 
 
-def children(tree: DraftTree, node: int) -> list[int]:
-    """Nodes whose parent is ``node``; they all come after it."""
-    parents = tree.parents
-    return [child for child in range(node + 1, len(parents)) if parents[child] == node]
+def children(tree: DraftTree) -> dict[int, list[int]]:
+    """The nodes below each node that has some, and below ``ROOT``."""
+    below: dict[int, list[int]] = {}
+    for child, parent in enumerate(tree.parents):
+        below.setdefault(parent, []).append(child)
+    return below
 
 
 def bucket_of(claim: float) -> int:
     """Which claims are calibrated together."""
-    return min(int(claim * _BUCKETS), _BUCKETS - 1)
+    return bisect_right(_EDGES, claim)

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
-from drafting.calibration import Outlook
+from drafting.calibration import HitRate, children
 from drafting.errors import InvalidControl, UnknownSource
-from drafting.merge import merge, subtree
-from drafting.model_draft import MAX_LEVELS, ModelAsk, ModelDrafter
-from drafting.planner import Batch, HitRate, Planner
-from drafting.reference_lookup import ReferenceTracker
-from drafting.source import DraftRequest, DraftSession, DraftSource
+from drafting.growth import Growth
+from drafting.merge import likeliest
+from drafting.model_draft import Level, ModelAsk, ModelDrafter, thorough
+from drafting.planner import Batch, Planner
+from drafting.request_drafts import Credit, DraftControl, RequestDrafts
+from drafting.source import DraftRequest, DraftSource
+from drafting.thrift import Thrift
 from drafting.tree import EMPTY, ROOT, DraftTree
 
+__all__ = ["Ask", "Credit", "DraftControl", "Drafting", "RequestDrafts"]
+
 _LONGEST_REST: Final = 16  # steps a request whose drafts do not pay goes without lookups
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftControl:
-    """What a request wishes; the engine copies it from the request's ``Speculation``.
-
-    Raises:
-        InvalidControl: ``max_nodes`` is negative.
-    """
-
-    mode: Literal["off", "auto", "fixed"] = "auto"
-    sources: frozenset[str] | None = None  # None: every configured source
-    max_nodes: int | None = None  # None: what the planner allows one request
-
-    def __post_init__(self) -> None:
-        if self.max_nodes is not None and self.max_nodes < 0:
-            raise InvalidControl(f"got max_nodes {self.max_nodes}; expected 0 or more")
+_LOOKUP_SHARE: Final = 0.005  # of a step's time that fruitless lookups may take
+_LOOKUP_MEMORY: Final = 0.9
+_REQUEST_PRIOR: Final = 2.0  # outcomes the common hit rate is worth against a request's own
+_REQUEST_MEMORY: Final = 0.9
+_TRIAL_NODES: Final = 2  # verified of a trial's draft
 
 
 class Ask(NamedTuple):
@@ -44,109 +36,28 @@ class Ask(NamedTuple):
     max_depth: int  # tokens that may still be emitted, less the bonus token
 
 
-class Credit(NamedTuple):
-    """Nodes a source proposed (whether or not it was alone) and how many were accepted."""
+class _Draft(NamedTuple):
+    """A request that drafts at this step."""
 
-    proposed: int = 0
-    accepted: int = 0
-
-
-class RequestDrafts:
-    """The draft sessions of one request, with what they earned. Close it when the request ends."""
-
-    def __init__(
-        self,
-        request: DraftRequest,
-        control: DraftControl,
-        sources: Sequence[DraftSource],
-        hits: HitRate,
-    ) -> None:
-        """``hits``: of draft models in this request."""
-        self.control = control
-        self.outlook = Outlook()
-        self.hits = hits
-        self.proposed = EMPTY  # all that was proposed for the running step, verified or not
-        self._request = request
-        self._sources = sources
-        self._sessions: dict[str, DraftSession] = {}
-        self._credits: dict[str, Credit] = {}
-        self._predictions = [
-            ReferenceTracker(reference.tokens, from_start=True)
-            for reference in request.references
-            if reference.kind == "prediction"
-        ]
-        self._rest = 0
-        self._fruitless = 0
-        self._closed = False
-
-    @property
-    def credits(self) -> Mapping[str, Credit]:
-        """By source name, only sources that proposed something."""
-        return self._credits
-
-    @property
-    def accepted_prediction_tokens(self) -> int:
-        """Tokens of the client's prediction that the output took over, each in its place.
-
-        Counted on the text, not on drafts, so that the load of the machine changes no usage.
-        """
-        return sum(len(tracker.taken) for tracker in self._predictions)
-
-    @property
-    def rejected_prediction_tokens(self) -> int:
-        """Tokens of the client's prediction that it did not."""
-        offered = sum(len(tracker.tokens) for tracker in self._predictions)
-        return offered - self.accepted_prediction_tokens
-
-    @property
-    def closed(self) -> bool:
-        """Whether its sources are released."""
-        return self._closed
-
-    def session(self, source: DraftSource) -> DraftSession | None:
-        """This request's session with ``source``, opened at first use; None if it wants none."""
-        if self._closed or source not in self._sources:
-            return None
-        if source.name not in self._sessions:
-            self._sessions[source.name] = source.open(self._request)
-        return self._sessions[source.name]
-
-    def rested(self) -> bool:
-        """Whether to look for a draft at this step; drafts that do not pay are tried ever rarer."""
-        if self._rest > 0:
-            self._rest -= 1
-        return self._rest == 0
-
-    def note_choice(self, verified: int) -> None:
-        """Learn how many nodes the planner let through."""
-        self._fruitless = 0 if verified else self._fruitless + 1
-        self._rest = 0 if verified else min(2**self._fruitless, _LONGEST_REST)
-
-    def settle(self, tree: DraftTree, path: Sequence[int], tokens: Sequence[int]) -> None:
-        """Book the outcome of a step."""
-        accepted = frozenset(path)
-        for node, names in enumerate(tree.sources):
-            for name in names:
-                before = self._credits.get(name, Credit())
-                self._credits[name] = Credit(
-                    before.proposed + 1, before.accepted + (node in accepted)
-                )
-        for tracker in self._predictions:
-            for token in tokens:
-                tracker.advance(token)
-
-    def close(self) -> None:
-        """Release every source's state. Calling it twice is harmless."""
-        self._closed = True
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+    place: int  # among the asks
+    session: RequestDrafts
+    context: Sequence[int]
+    max_nodes: int
+    max_depth: int
+    fixed: bool
+    growth: Growth
 
 
 class Drafting:
     """Every source configured for one target, and the planner that shares out the nodes."""
 
-    def __init__(self, sources: Sequence[DraftSource], planner: Planner) -> None:
+    def __init__(
+        self,
+        sources: Sequence[DraftSource],
+        planner: Planner,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Sources named first win where two are equally confident.
 
         Raises:
@@ -156,9 +67,11 @@ class Drafting:
         if len(set(names)) != len(names):
             raise ValueError(f"got sources {names}; expected distinct names")
         self.planner = planner
+        self._clock = clock
         self._sources = tuple(sources)
         self._lookups = tuple(s for s in sources if not isinstance(s, ModelDrafter))
         self._models = tuple(s for s in sources if isinstance(s, ModelDrafter))
+        self._lookup_seconds = 0.0  # of one request, at the pace of start
 
     @property
     def names(self) -> frozenset[str]:
@@ -191,7 +104,12 @@ class Drafting:
         self.check(control)
         wanted = self.names if control.sources is None else control.sources
         sources = [source for source in self._sources if source.name in wanted]
-        return RequestDrafts(request, control, sources, HitRate(self.planner.hits.rate))
+        hits = {
+            model.name: HitRate(model.hits.rate, prior=_REQUEST_PRIOR, memory=_REQUEST_MEMORY)
+            for model in self._models
+            if model.name in wanted
+        }
+        return RequestDrafts(request, control, sources, hits)
 
     def propose(self, asks: Sequence[Ask], *, other_tokens: int = 0) -> list[DraftTree]:
         """One merged tree for each ask, in order; draft models run once for the whole batch.
@@ -199,14 +117,20 @@ class Drafting:
         ``other_tokens``: rows the step's forward holds besides (prefill chunks), which the cost
         model needs.
         """
-        batch = Batch(len(asks), other_tokens)
-        auto = bool(asks) and self.planner.worthwhile(batch)
-        asks = [ask._replace(max_nodes=self._room(ask, auto)) for ask in asks]
-        trees = [self._look_up(ask) for ask in asks]
-        self._run_models(asks, trees, batch)
-        for ask, tree in zip(asks, trees, strict=True):
-            ask.session.proposed = tree
-        return self._choose(asks, trees, batch)
+        trees = [EMPTY] * len(asks)
+        batch = Batch(len(asks), other_tokens, float(sum(len(ask.context) for ask in asks)))
+        drafts = self._drafts(asks, batch)
+        if not drafts:
+            return trees
+        self._look_up(drafts, batch)
+        trial = self._run_models(drafts, batch)
+        chosen = self._choose(drafts, batch, trial)
+        self._note_lookups(drafts, chosen, batch)
+        for draft, nodes in zip(drafts, chosen, strict=True):
+            if draft.growth.tokens:
+                draft.session.proposed = draft.growth.tree()
+                trees[draft.place] = draft.growth.cut(nodes)
+        return trees
 
     def credit(
         self, session: RequestDrafts, tree: DraftTree, path: Sequence[int], tokens: Sequence[int]
@@ -217,109 +141,161 @@ class Drafting:
         after the earliest-stop rule cut them).
         """
         proposed = session.proposed
-        session.proposed = EMPTY
-        self.planner.learn(proposed, tokens, session.outlook)
-        for model in self._models:
-            _learn_hits(proposed, tokens, model.name, (session.hits, self.planner.hits))
+        if proposed:
+            session.proposed = EMPTY
+            self.planner.learn(proposed, tokens, session.outlook)
+            for model in self._models:
+                own = session.hits.get(model.name)
+                if own is not None:
+                    _learn_hits(proposed, tokens, model.name, (own, model.hits))
         session.settle(tree, path, tokens)
 
-    def _room(self, ask: Ask, auto: bool) -> int:
-        """Nodes this request may have proposed at this step."""
-        control = ask.session.control
-        if control.mode == "off" or ask.max_depth <= 0:
-            return 0
-        if control.mode == "auto" and not (auto and ask.session.rested()):
-            return 0
-        wished = self.planner.max_nodes if control.max_nodes is None else control.max_nodes
-        return max(min(ask.max_nodes, wished), 0)
-
-    def _look_up(self, ask: Ask) -> DraftTree:
-        """What the sources that need no model propose, merged but not cut."""
-        if ask.max_nodes <= 0:
-            return EMPTY
-        sessions = (ask.session.session(source) for source in self._lookups)
-        trees = [
-            session.propose(ask.context, max_nodes=ask.max_nodes)
-            for session in sessions
-            if session is not None
-        ]
-        return _no_deeper(merge(trees, max_nodes=ask.max_nodes * 2), ask.max_depth)
-
-    def _run_models(self, asks: Sequence[Ask], trees: list[DraftTree], batch: Batch) -> None:
-        """Let the draft models add to ``trees`` where that is expected to pay."""
-        for model in self._models:
-            levels = self._levels(model, asks, trees, batch)
-            asked = []
-            for place, depth in levels.items():
-                session = asks[place].session.session(model)
-                if session is not None:
-                    ask = asks[place]
-                    depth = min(depth, ask.max_depth)
-                    asked.append((place, ModelAsk(session, ask.context, ask.max_nodes, depth)))
-            drafts = model.propose_batch([ask for _, ask in asked])
-            for (place, _), draft in zip(asked, drafts, strict=True):
-                trees[place] = merge(
-                    [trees[place], draft], max_nodes=len(trees[place]) + len(draft)
-                )
-
-    def _levels(
-        self, model: ModelDrafter, asks: Sequence[Ask], trees: Sequence[DraftTree], batch: Batch
-    ) -> dict[int, int]:
-        """How deep ``model`` drafts for each request; those without are missing."""
-        able = [place for place, ask in enumerate(asks) if ask.max_nodes > 0]
-        able = [place for place in able if asks[place].session.session(model) is not None]
-        fixed = [place for place in able if asks[place].session.control.mode == "fixed"]
-        auto = [place for place in able if place not in fixed]
-        plan = self.planner.plan_model(
-            [self.planner.score(trees[place], asks[place].session.outlook) for place in auto],
-            [asks[place].session.hits.rate for place in auto],
-            batch,
+    def _drafts(self, asks: Sequence[Ask], batch: Batch) -> list[_Draft]:
+        """Who drafts at this step."""
+        able = [place for place, ask in enumerate(asks) if _able(ask)]
+        if not able:
+            return []
+        self.planner.earn_trial(batch)
+        auto = self.planner.worthwhile(batch) or self.planner.affords_trial(
+            2.0 * self.planner.base_seconds(batch)
         )
-        return dict.fromkeys(fixed, MAX_LEVELS) | {auto[m]: plan.levels for m in plan.members}
+        drafts = []
+        for place in able:
+            session, context, room, depth = asks[place]
+            fixed = session.control.mode == "fixed"
+            if fixed or auto:
+                nodes = session.control.max_nodes
+                nodes = min(room, self.planner.max_nodes if nodes is None else nodes)
+                growth = Growth(chance=self.planner.odds(session.outlook))
+                drafts.append(_Draft(place, session, context, nodes, depth, fixed, growth))
+        return drafts
+
+    def _look_up(self, drafts: Sequence[_Draft], batch: Batch) -> None:
+        """What the sources that need no model propose."""
+        if not self._lookups:
+            return
+        looking = [draft for draft in drafts if draft.fixed or draft.session.rested()]
+        if not looking:
+            return
+        started = self._clock()
+        for draft in looking:
+            self._consult(draft)
+        seconds = self.planner.cost.pace.standard(self._clock() - started) / len(looking)
+        self._lookup_seconds += (1.0 - _LOOKUP_MEMORY) * (seconds - self._lookup_seconds)
+
+    def _consult(self, draft: _Draft) -> None:
+        for source in self._lookups:
+            session = draft.session.session(source)
+            if session is not None:
+                tree = session.propose(draft.context, max_nodes=draft.max_nodes)
+                if tree:
+                    draft.growth.graft(tree, draft.max_depth)
+
+    def _run_models(self, drafts: Sequence[_Draft], batch: Batch) -> ModelAsk | None:
+        """Let the draft models add where that is expected to pay; the trial among it, if any."""
+        trial = None
+        for model in self._models:
+            asks = [ask for draft in drafts if (ask := self._model_ask(model, draft)) is not None]
+            if not asks:
+                continue
+            if model.cost is None:
+                model.grow([ask for ask in asks if ask.fixed], thorough)
+                continue
+            thrift = Thrift(self.planner, model.cost, batch)
+            thrift.start([draft.growth.reach for draft in drafts if not draft.fixed])
+            self._grow(model, asks, thrift)
+            trial = thrift.trial or trial
+        return trial
+
+    def _grow(self, model: ModelDrafter, asks: Sequence[ModelAsk], thrift: Thrift) -> None:
+        last = self._clock()
+
+        def note(level: Level) -> None:
+            nonlocal last
+            now = self._clock()
+            thrift.note(level, now - last)
+            last = now
+
+        model.grow(asks, thrift, note)
+
+    def _model_ask(self, model: ModelDrafter, draft: _Draft) -> ModelAsk | None:
+        session = draft.session.session(model)
+        if session is None:
+            return None
+        return ModelAsk(
+            session,
+            draft.context,
+            draft.max_nodes,
+            draft.growth,
+            max_depth=draft.max_depth,
+            ends=draft.session.stop_ids,
+            emitted=draft.session.emitted(draft.context),
+            hit_rate=draft.session.hits[model.name].rate,
+            fixed=draft.fixed,
+        )
 
     def _choose(
-        self, asks: Sequence[Ask], trees: Sequence[DraftTree], batch: Batch
-    ) -> list[DraftTree]:
-        """Cut the trees to what will be verified."""
-        chosen = [merge([tree], max_nodes=a.max_nodes) for a, tree in zip(asks, trees, strict=True)]
-        auto = [
-            place
-            for place, ask in enumerate(asks)
-            if ask.session.control.mode == "auto" and ask.max_nodes > 0
-        ]
-        rows = sum(len(tree) for tree in chosen) - sum(len(chosen[place]) for place in auto)
-        selected = self.planner.select(
-            [self.planner.score(chosen[place], asks[place].session.outlook) for place in auto],
-            Batch(batch.requests, batch.other_rows + rows),
+        self, drafts: Sequence[_Draft], batch: Batch, trial: ModelAsk | None
+    ) -> list[list[int]]:
+        """The nodes of each tree that will be verified."""
+        if not any(draft.growth.tokens for draft in drafts):
+            return [[] for _ in drafts]
+        fixed = {
+            place: likeliest(draft.growth.reach, draft.max_nodes)
+            for place, draft in enumerate(drafts)
+            if draft.fixed
+        }
+        rows = batch.other_rows + sum(len(nodes) for nodes in fixed.values())
+        auto = [place for place in range(len(drafts)) if place not in fixed]
+        shared = self.planner.share_out(
+            [drafts[place].growth.reach for place in auto],
+            batch._replace(other_rows=rows),
+            [drafts[place].max_nodes for place in auto],
         )
-        for place, tree in zip(auto, selected, strict=True):
-            chosen[place] = tree
-            asks[place].session.note_choice(len(tree))
-        return chosen
+        for place, nodes in zip(auto, shared, strict=True):
+            draft = drafts[place]
+            if trial is not None and draft.growth is trial.growth and len(nodes) < _TRIAL_NODES:
+                nodes = likeliest(draft.growth.reach, min(_TRIAL_NODES, draft.max_nodes))
+            fixed[place] = nodes
+        return [fixed[place] for place in range(len(drafts))]
+
+    def _note_lookups(
+        self, drafts: Sequence[_Draft], chosen: Sequence[Sequence[int]], batch: Batch
+    ) -> None:
+        """Let those rest whose lookups lead to nothing, so that these take little of the time."""
+        share = batch.requests * self._lookup_seconds / self.planner.base_seconds(batch)
+        longest = min(int(share / _LOOKUP_SHARE), _LONGEST_REST)
+        for draft, nodes in zip(drafts, chosen, strict=True):
+            draft.session.note_lookup(fruitful=bool(nodes), longest_rest=longest)
 
 
-def _no_deeper(tree: DraftTree, max_depth: int) -> DraftTree:
-    depths = tree.depths()
-    if max(depths, default=0) <= max_depth:
-        return tree
-    return subtree(tree, [node for node, depth in enumerate(depths) if depth <= max_depth])
+def _able(ask: Ask) -> bool:
+    control = ask.session.control
+    return (
+        ask.max_depth > 0
+        and ask.max_nodes > 0
+        and control.mode != "off"
+        and control.max_nodes != 0
+        and not ask.session.closed
+    )
 
 
 def _learn_hits(
     tree: DraftTree, tokens: Sequence[int], name: str, rates: Sequence[HitRate]
 ) -> None:
     """Follow ``tokens`` through what source ``name`` proposed, until it has no child to offer."""
+    below = children(tree)
     node = ROOT
     for token in tokens:
-        children = {
+        offered = {
             tree.tokens[child]: child
-            for child, parent in enumerate(tree.parents)
-            if parent == node and name in tree.sources[child]
+            for child in below.get(node, ())
+            if name in tree.sources[child]
         }
-        if not children:
+        if not offered:
             return
         for rate in rates:
-            rate.observe(token in children)
-        if token not in children:
+            rate.observe(token in offered)
+        if token not in offered:
             return
-        node = children[token]
+        node = offered[token]

@@ -2,61 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import exp
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from drafting.merge import likeliest, subtree
+from drafting.calibration import HitRate
+from drafting.cost import StepCost
+from drafting.growth import Growth
+from drafting.merge import likeliest
 from drafting.source import Candidates, DraftModel, DraftRequest, DraftSession, NodeQuery
-from drafting.tree import EMPTY, ROOT, DraftTree
+from drafting.tree import ROOT, DraftTree
 
 _BRANCHES: Final = 4  # children of one node
-_FRONTIER: Final = 4  # nodes of one level that are expanded
+_FRONTIER: Final = 4  # nodes of one level that are expanded where nobody counts the cost
 _GREEDY_WIDTH: Final = 8  # tokens asked of the model for each node at temperature 0
 _SAMPLED_WIDTH: Final = 48  # and above it, where noise may lift an unlikely token
-MAX_LEVELS: Final = 8
+MAX_LEVELS: Final = 24
 """Forwards of the draft model for one draft."""
-_MIN_PATH_PROB: Final = 0.05
+_LEAST_REACH: Final = 0.05
+_LEAST_CHILD: Final = 0.01  # reach of a child, beside the best one, that is still worth a node
 
 
-class ModelAsk(NamedTuple):
-    """One request that wants a draft at this step."""
+@dataclass(slots=True)
+class ModelAsk:
+    """One request that wants a draft at this step; ``growth`` is what it grows."""
 
     session: DraftSession  # opened by the drafter that is asked
     context: Sequence[int]
     max_nodes: int
-    levels: int = MAX_LEVELS  # forwards of the draft model at most
+    growth: Growth
+    max_depth: int = MAX_LEVELS
+    ends: frozenset[int] = frozenset()  # tokens nothing follows
+    emitted: int = 0  # tokens of output so far
+    hit_rate: float = 1.0  # how often the model's children hold the target's token
+    fixed: bool = False  # whether cost is no object
+    counted: int = 0  # nodes whose worth is known to who steers
+    frontier: Sequence[int] = ()  # nodes to expand next
+    grown: Sequence[int] = ()  # nodes the latest level proposed
+    expanded: set[int] = field(default_factory=set)
+
+    def expandable(self, node: int) -> bool:
+        """Whether the model may say what follows ``node``, and has not."""
+        if node in self.expanded:
+            return False
+        if node == ROOT:
+            return self.max_depth > 0
+        growth = self.growth
+        return growth.depths[node] < self.max_depth and growth.tokens[node] not in self.ends
 
 
-@dataclass(slots=True)
-class _Growth:
-    """A tree while it grows; nodes are only ever added, so that the model may cache their state."""
+class Level(NamedTuple):
+    """One forward of the draft model."""
 
-    tokens: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    confidence: list[float] = field(default_factory=list)
-    path_prob: list[float] = field(default_factory=list)
-    frontier: list[int] = field(default_factory=lambda: [ROOT])
-    depth: int = 0  # of the frontier
+    asks: Sequence[ModelAsk]
+    rows: int
 
-    def grow(self, parent: int, token: int, confidence: float) -> int:
-        """Add a node and return its index."""
-        self.tokens.append(token)
-        self.parents.append(parent)
-        self.confidence.append(confidence)
-        self.path_prob.append(confidence * (1.0 if parent == ROOT else self.path_prob[parent]))
-        return len(self.tokens) - 1
 
-    def cut(self, max_nodes: int, source: str) -> DraftTree:
-        """Its ``max_nodes`` likeliest nodes."""
-        names = (frozenset((source,)),) * len(self.tokens)
-        whole = DraftTree(tuple(self.tokens), tuple(self.parents), names, tuple(self.confidence))
-        if len(whole) <= max_nodes:
-            return whole
-        return subtree(whole, likeliest(self.path_prob, max_nodes))
+Steer = Callable[[Sequence[ModelAsk]], Sequence[ModelAsk]]
+"""Sets every ask's ``frontier`` for the next level and returns those that have one."""
 
 
 class ModelSession:
@@ -66,6 +72,7 @@ class ModelSession:
         self.request = request
         self._drafter = drafter
         self._handle: int | None = None
+        self._read = 0  # tokens of the text whose state the model keeps, if they came true
         self._closed = False
 
     @property
@@ -79,9 +86,19 @@ class ModelSession:
             self._handle = self._drafter.model.open()
         return self._handle
 
+    def pending(self, context: Sequence[int]) -> int:
+        """Rows that bring the model up to the end of ``context``."""
+        return max(len(context) - self._read, 1)
+
+    def note_read(self, tokens: int) -> None:
+        """Learn how much of the text the model has seen, drafts included."""
+        self._read = tokens
+
     def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
         """Draft for this request alone."""
-        return self._drafter.propose_batch([ModelAsk(self, context, max_nodes)])[0]
+        ask = ModelAsk(self, context, max_nodes, Growth(), ends=self.request.stop_ids)
+        self._drafter.grow([ask], thorough)
+        return ask.growth.cut(likeliest(ask.growth.reach, max(max_nodes, 0)))
 
     def close(self) -> None:
         """Free the model's state."""
@@ -95,63 +112,100 @@ class ModelDrafter:
     """Source "draft_model"; a batch of requests is drafted with one forward for each tree level."""
 
     def __init__(
-        self,
-        model: DraftModel,
-        *,
-        name: str = "draft_model",
-        min_path_prob: float = _MIN_PATH_PROB,
+        self, model: DraftModel, *, name: str = "draft_model", cost: StepCost | None = None
     ) -> None:
-        """``min_path_prob``: nodes whose claimed path probability is lower are not expanded."""
+        """``cost``: of the model's forwards; without one it drafts in fixed mode only."""
         self.name = name
         self.model = model
-        self._min_path_prob = min_path_prob
+        self.cost = cost
+        self.hits = HitRate()
+        self._names = frozenset((name,))
 
     def open(self, request: DraftRequest) -> DraftSession:
         """Begin a request."""
         return ModelSession(self, request)
 
-    def propose_batch(self, asks: Sequence[ModelAsk]) -> list[DraftTree]:
-        """One tree for each ask, in order; at most the largest ``levels`` forwards in all."""
-        growths = [_Growth() for _ in asks]
-        live = [place for place, ask in enumerate(asks) if _wants(ask)]
-        while live:
-            self._expand([(asks[place], growths[place]) for place in live])
-            live = [place for place in live if self._goes_on(asks[place], growths[place])]
-        return [
-            growth.cut(ask.max_nodes, self.name) if growth.tokens else EMPTY
-            for ask, growth in zip(asks, growths, strict=True)
-        ]
+    def grow(
+        self, asks: Sequence[ModelAsk], steer: Steer, note: Callable[[Level], None] | None = None
+    ) -> None:
+        """Grow every ask's tree level by level, as far as ``steer`` goes on.
 
-    def _expand(self, asked: Sequence[tuple[ModelAsk, _Growth]]) -> None:
-        """Grow every tree by one level: one forward of the draft model."""
-        queries = [
-            NodeQuery(
-                _session(ask).handle(),
-                ask.context,
-                tuple(growth.tokens),
-                tuple(growth.parents),
-                tuple(growth.frontier),
-            )
-            for ask, growth in asked
-        ]
-        sampled = any(_session(ask).request.noise is not None for ask, _ in asked)
+        ``note`` hears of every forward when it is done.
+        """
+        live = [ask for ask in asks if _wants(ask)]
+        for _ in range(MAX_LEVELS):
+            live = list(steer(live)) if live else []
+            if not live:
+                return
+            rows = self._expand(live)
+            if note is not None:
+                note(Level(live, rows))
+
+    def _expand(self, asks: Sequence[ModelAsk]) -> int:
+        """Grow every tree by one level: one forward of the draft model, of so many rows."""
+        queries = [_query(ask) for ask in asks]
+        sampled = any(_session(ask).request.noise is not None for ask in asks)
         width = _SAMPLED_WIDTH if sampled else _GREEDY_WIDTH
         answers = self.model.candidates(queries, width=width)
-        for (ask, growth), answer in zip(asked, answers, strict=True):
-            _add_level(growth, answer, _scores(ask, growth, answer))
+        rows = 0
+        for ask, answer in zip(asks, answers, strict=True):
+            rows += _rows(ask)
+            self._add_level(ask, answer)
+        return rows
 
-    def _goes_on(self, ask: ModelAsk, growth: _Growth) -> bool:
-        """Choose the next frontier; none, when nothing likely enough is left to expand."""
-        if growth.depth >= ask.levels:
-            return False
-        kept = set(likeliest(growth.path_prob, ask.max_nodes))
-        worth = [
-            node
-            for node in growth.frontier
-            if node in kept and growth.path_prob[node] >= self._min_path_prob
-        ]
-        growth.frontier = sorted(sorted(worth, key=lambda n: -growth.path_prob[n])[:_FRONTIER])
-        return bool(growth.frontier)
+    def _add_level(self, ask: ModelAsk, answer: Candidates) -> None:
+        """Give every node of the frontier its best children."""
+        growth = ask.growth
+        ask.expanded.update(ask.frontier)
+        deepest = max(growth.depths[node] if node != ROOT else 0 for node in ask.frontier)
+        _session(ask).note_read(len(ask.context) + deepest)
+        grown: list[int] = []
+        for row, parent in enumerate(ask.frontier):
+            reach = growth.reached(parent)
+            for rank, (token, claim) in enumerate(_ranked(ask, answer, row, parent)):
+                if rank and reach * claim < _LEAST_CHILD:
+                    break
+                grown.append(growth.add(parent, token, self._names, claim))
+        ask.grown = grown
+
+
+def thorough(asks: Sequence[ModelAsk]) -> Sequence[ModelAsk]:
+    """Expand whatever is likely enough, at any cost."""
+    for ask in asks:
+        ask.frontier = likely(ask)
+    return [ask for ask in asks if ask.frontier]
+
+
+def open_shares(ask: ModelAsk) -> dict[int, float]:
+    """What might be expanded next, and P(what comes there is not proposed yet) of each node.
+
+    At first all that others proposed, later what the latest level did.
+    """
+    nodes = ask.grown if ask.expanded else [ROOT, *range(len(ask.growth))]
+    return {node: ask.growth.open_share(node) for node in nodes if ask.expandable(node)}
+
+
+def with_ancestors(ask: ModelAsk, nodes: Sequence[int]) -> list[int]:
+    """``nodes``, ascending, with all before them that the model has not read: it reads them first.
+
+    To read a node and to say what follows it is one and the same.
+    """
+    wanted: set[int] = set()
+    for node in nodes:
+        while node not in wanted and node not in ask.expanded:
+            wanted.add(node)
+            if node == ROOT:
+                break
+            node = ask.growth.parents[node]
+    return sorted(wanted)
+
+
+def likely(ask: ModelAsk) -> list[int]:
+    """The next frontier where nobody counts the cost: a few of the nodes that may be kept."""
+    kept = frozenset([ROOT, *likeliest(ask.growth.reach, ask.max_nodes)])
+    worth = {n: share for n, share in open_shares(ask).items() if share >= _LEAST_REACH}
+    best = sorted((node for node in worth if node in kept), key=lambda node: (-worth[node], node))
+    return with_ancestors(ask, best[:_FRONTIER])
 
 
 def _session(ask: ModelAsk) -> ModelSession:
@@ -160,29 +214,38 @@ def _session(ask: ModelAsk) -> ModelSession:
 
 
 def _wants(ask: ModelAsk) -> bool:
-    wanted = ask.max_nodes > 0 and ask.levels > 0 and len(ask.context) > 0
+    wanted = ask.max_nodes > 0 and ask.max_depth > 0 and len(ask.context) > 0
     return wanted and not _session(ask).closed
 
 
-def _scores(ask: ModelAsk, growth: _Growth, answer: Candidates) -> NDArray[np.float64]:
-    """What the target's rule would compare, with the draft model's logits: [nodes, width]."""
+def _query(ask: ModelAsk) -> NodeQuery:
+    growth = ask.growth
+    return NodeQuery(
+        _session(ask).handle(),
+        ask.context,
+        tuple(growth.tokens),
+        tuple(growth.parents),
+        tuple(ask.frontier),
+    )
+
+
+def _rows(ask: ModelAsk) -> int:
+    """Rows of the frontier in the forward, those that bring the model up to date among them."""
+    fresh = len(ask.frontier)
+    return fresh if ROOT not in ask.frontier else fresh - 1 + _session(ask).pending(ask.context)
+
+
+def _ranked(ask: ModelAsk, answer: Candidates, row: int, parent: int) -> list[tuple[int, float]]:
+    """The best next tokens by the target's own rule, and how sure the model is of each."""
     request = _session(ask).request
+    tokens, logprobs = answer.tokens[row], answer.logprobs[row]
     if request.noise is None:
-        return answer.logprobs
-    position = len(ask.context) + growth.depth
-    noise = request.noise(position, answer.tokens.ravel()).reshape(answer.tokens.shape)
-    return answer.logprobs / request.temperature + noise
-
-
-def _add_level(growth: _Growth, answer: Candidates, scores: NDArray[np.float64]) -> None:
-    """Give every node of the frontier its best children; they become the frontier."""
-    order = np.argsort(-scores, axis=1, kind="stable")
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    claims = weights / weights.sum(axis=1, keepdims=True)
-    grown = []
-    for row, parent in enumerate(growth.frontier):
-        for column in order[row, :_BRANCHES]:
-            token = int(answer.tokens[row, column])
-            grown.append(growth.grow(parent, token, float(claims[row, column])))
-    growth.frontier = grown
-    growth.depth += 1
+        best = zip(tokens[:_BRANCHES].tolist(), logprobs[:_BRANCHES].tolist(), strict=True)
+        return [(token, exp(logprob)) for token, logprob in best]
+    depth = 0 if parent == ROOT else ask.growth.depths[parent]
+    noise = request.noise(len(ask.context) + depth, tokens)
+    scores = logprobs / request.temperature + noise
+    order = np.argsort(-scores, kind="stable")[:_BRANCHES]
+    weights = np.exp(scores - scores[order[0]])
+    claims = weights[order] / weights.sum()
+    return list(zip(tokens[order].tolist(), claims.tolist(), strict=True))

@@ -38,6 +38,7 @@ class DraftRequest:
     references: tuple[Reference, ...] = ()
     temperature: float = 0.0
     noise: PositionNoise | None = None  # None at temperature 0
+    stop_ids: frozenset[int] = frozenset()  # tokens that end the output: nothing follows them
 
 
 class DraftSession(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 from drafting.merge import chain, merge
@@ -55,10 +56,12 @@ class _PromptSession:
     def __init__(self, source: str) -> None:
         self._source = source
         self._text: SuffixAutomaton | None = SuffixAutomaton()
+        self._pairs: set[tuple[int, int]] = set()
+        self._paired = 0  # tokens whose pairs, but for the last, are among them
 
     def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
         """Continuations of the longest suffixes of ``context`` that occurred before."""
-        if self._text is None or max_nodes <= 0:
+        if self._text is None or max_nodes <= 0 or not self._repeats(context):
             return EMPTY
         for place in range(len(self._text.tokens), len(context)):
             self._text.append(context[place])
@@ -67,6 +70,15 @@ class _PromptSession:
     def close(self) -> None:
         """Forget the text."""
         self._text = None
+        self._pairs = set()
+
+    def _repeats(self, context: Sequence[int]) -> bool:
+        """Whether the last two tokens occurred before: told far faster than by the automaton."""
+        if len(context) < 2:
+            return False
+        self._pairs.update(pairwise(context[max(self._paired - 2, 0) : -1]))
+        self._paired = len(context)
+        return (context[-2], context[-1]) in self._pairs
 
     def _chains(self, text: SuffixAutomaton, max_nodes: int) -> Iterator[DraftTree]:
         state = text.link[text.last]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drafting.cost import StepCost
+from drafting.cost import Load, StepCost
 from drafting.mix import Ask, Drafting
 from drafting.tree import DraftTree
 from kernels.tree_attention import Rows
@@ -95,7 +95,9 @@ class Decoder:
             return []
         works = self._drafted(chunks)
         works.sort(key=lambda work: work.chunk.choice.lease.slot)  # type: ignore[union-attr]
+        load, drafted = _load(works), time.perf_counter()
         outputs = self._settle(works, self._forward(works))
+        self._cost.observe(load, time.perf_counter() - drafted)
         self.counts.steps += 1
         self.counts.batch_size = len(works)
         self.counts.step_seconds += time.perf_counter() - started
@@ -150,7 +152,6 @@ class Decoder:
         best = logits.max(dim=-1) if logits.shape[0] else None
         seconds = time.perf_counter() - started
         self.counts.forward_seconds += seconds
-        self._cost.observe(len(batch.tokens), seconds)
         if best is None:
             nothing = np.zeros(0)
             return Scores(logits, logits.numpy(), nothing.astype(np.int64), nothing.astype(bool))
@@ -255,6 +256,14 @@ class Decoder:
             counts.accepted_by_source.update(tree.sources[node])
         if self.drafting is not None and choice.drafts is not None:
             self.drafting.credit(choice.drafts, tree, path, verdict.tokens[:kept])
+
+
+def _load(works: Sequence[Work]) -> Load:
+    """What the step carries besides drafting: its forward, and the verification of its nodes."""
+    rows = [len(work.chunk.tokens) + len(work.tree) for work in works]
+    contexts = [work.chunk.choice.lease.committed for work in works if work.chunk.choice.lease]
+    pairs = sum(count * context for count, context in zip(rows, contexts, strict=True))
+    return Load(sum(rows), len(works), float(sum(contexts)), float(pairs))
 
 
 def _failed(choice: Choice, error: str) -> StepOutput:

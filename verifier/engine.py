@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from drafting.cost import StepCost
 from drafting.source import DraftSource
 from verifier.block_courier import Blocks
 from verifier.blocks import BlockStore
+from verifier.calibration import MachineCosts
 from verifier.choice import Choice
 from verifier.errors import EngineBroken, QueueFull, RequestRefused
 from verifier.intake import Intake
@@ -106,7 +106,7 @@ class Engine:
             ModelRefused: a draft model is unknown or speaks another vocabulary.
         """
         self.config = config or EngineConfig()
-        costs: dict[str, StepCost] = {}
+        costs = MachineCosts(models)
         self._news = threading.Event()  # something came for an engine that waits
         self._blocks = blocks
         kept = None

@@ -81,12 +81,12 @@ class Intake:
                 narrow_bound=NARROW_FLOAT32 if model.dtype.itemsize == 4 else NARROW_BFLOAT16,
             ),
             output=Output(request.stops, eos=model.eos_token_ids, decode=model.decode),
-            drafts=self._drafts(request, noise),
+            drafts=self._drafts(request, noise, ends),
             tally=Tally(submitted=time.perf_counter()),
         )
 
     def _drafts(
-        self, request: GenerationRequest, noise: TargetNoise | None
+        self, request: GenerationRequest, noise: TargetNoise | None, ends: frozenset[int]
     ) -> RequestDrafts | None:
         drafting = self._decoder.drafting
         if drafting is None or request.speculation.mode == "off":
@@ -96,6 +96,7 @@ class Intake:
             references=request.references,
             temperature=request.sampling.temperature,
             noise=noise,
+            stop_ids=ends,
         )
         return drafting.open(wanted, _control(request.speculation))
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from drafting.cost import StepCost
 from drafting.mix import Drafting
-from drafting.model_draft import ModelDrafter
 from drafting.planner import Planner
-from drafting.reference_lookup import ReferenceLookup
-from drafting.source import DraftSource, ReferenceKind
-from drafting.suffix_lookup import PromptLookup
+from drafting.source import DraftSource
 from verifier.block_courier import Blocks
 from verifier.cache import KeyValueCache
-from verifier.calibration import measure
+from verifier.calibration import MachineCosts
 from verifier.choice import Counts
 from verifier.decoder import Decoder
-from verifier.draft_model import DraftNetwork
+from verifier.draft_sources import Place, make_source
 from verifier.errors import ModelRefused
 from verifier.loading import LoadedModel
 from verifier.memory import free_device_bytes
@@ -31,7 +28,7 @@ def build_decoder(
     name: str,
     models: Mapping[str, LoadedModel],
     config: EngineConfig,
-    costs: dict[str, StepCost],
+    costs: MachineCosts,
     extra_sources: Sequence[DraftSource] = (),
     blocks: Blocks | None = None,
 ) -> Decoder:
@@ -61,8 +58,10 @@ def build_decoder(
         ageing=config.ageing,
         courier=courier,
     )
-    cost = _cost(name, models, costs)
-    drafting = _drafting(name, models, config, costs, extra_sources) if config.speculation else None
+    cost = costs.of(name)
+    drafting = None
+    if config.speculation:
+        drafting = _drafting(name, models, config, costs, cost, extra_sources)
     return Decoder(
         model, scheduler, counts, drafting=drafting, cost=cost, max_nodes=config.max_nodes
     )
@@ -87,42 +86,25 @@ def _check_memory(model: LoadedModel, tokens: int) -> None:
         )
 
 
-def _cost(name: str, models: Mapping[str, LoadedModel], costs: dict[str, StepCost]) -> StepCost:
-    if name not in costs:
-        costs[name] = measure(models[name].network)
-    return costs[name]
-
-
 def _drafting(
     name: str,
     models: Mapping[str, LoadedModel],
     config: EngineConfig,
-    costs: dict[str, StepCost],
+    costs: MachineCosts,
+    cost: StepCost,
     extra_sources: Sequence[DraftSource],
 ) -> Drafting:
     draft = config.draft_models.get(name)
     if draft is not None:
         _check_draft(name, draft, models)
-    sources = [source for wanted in config.sources for source in _source(wanted, draft, models)]
-    planner = Planner(
-        _cost(name, models, costs),
-        draft_cost=_cost(draft, models, costs) if draft else None,
-        max_nodes=config.max_nodes,
+    place = Place(
+        target=models[name],
+        draft=models[draft] if draft is not None else None,
+        cost=costs.of,
     )
+    sources = [source for wanted in config.sources for source in make_source(wanted, place)]
+    planner = Planner(cost, max_nodes=config.max_nodes)
     return Drafting([*sources, *extra_sources], planner)
-
-
-def _source(wanted: str, draft: str | None, models: Mapping[str, LoadedModel]) -> list[DraftSource]:
-    """The source of that name; none where it needs a draft model and there is none."""
-    if wanted == "prompt_lookup":
-        return [PromptLookup()]
-    if wanted == "draft_model":
-        return [ModelDrafter(DraftNetwork(models[draft]))] if draft else []
-    for kind in get_args(ReferenceKind):
-        if wanted == kind:
-            return [ReferenceLookup(kind)]
-    known = ["prompt_lookup", "draft_model", *get_args(ReferenceKind)]
-    raise ModelRefused(f"got draft source {wanted!r}; expected one of {known}")
 
 
 def _check_draft(name: str, draft: str, models: Mapping[str, LoadedModel]) -> None:

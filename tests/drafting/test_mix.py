@@ -7,7 +7,7 @@ import pytest
 from drafting.cost import StepCost
 from drafting.errors import InvalidControl, UnknownSource
 from drafting.mix import Ask, Credit, DraftControl, Drafting
-from drafting.model_draft import ModelDrafter
+from drafting.model_draft import MAX_LEVELS, ModelDrafter
 from drafting.planner import Planner
 from drafting.reference_lookup import ReferenceLookup
 from drafting.source import DraftRequest, Reference
@@ -20,12 +20,11 @@ PROMPT = (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3)
 FIXED = DraftControl(mode="fixed")
 
 
-def drafting(cost=CHEAP, model=None, max_nodes=16):
+def drafting(cost=CHEAP, model=None, max_nodes=16, clock=lambda: 0.0):
     sources = [ReferenceLookup("prediction"), ReferenceLookup("rejected_answer"), PromptLookup()]
-    draft_cost = None if model is None else StepCost([(1, 0.05), (64, 0.06)])
-    models = [] if model is None else [ModelDrafter(model)]
-    planner = Planner(cost, draft_cost=draft_cost, max_nodes=max_nodes)
-    return Drafting([*sources, *models], planner)
+    draft_cost = StepCost([(1, 0.05), (64, 0.06)])
+    models = [] if model is None else [ModelDrafter(model, cost=draft_cost)]
+    return Drafting([*sources, *models], Planner(cost, max_nodes=max_nodes), clock=clock)
 
 
 def request(*predictions, kind="prediction", prompt=PROMPT):
@@ -182,7 +181,7 @@ def test_a_batch_shares_the_draft_models_forwards(table_model):
     trees = mix.propose([ask(session, [20 + n], 8) for n, session in enumerate(sessions)])
     assert all(len(tree) > 0 for tree in trees)
     assert len(table_model.forwards[0]) == 4
-    assert len(table_model.forwards) <= 8
+    assert len(table_model.forwards) <= MAX_LEVELS
 
 
 def test_each_request_of_a_batch_gets_its_own_tree():

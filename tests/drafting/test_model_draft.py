@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from drafting.merge import path_probs
-from drafting.model_draft import MAX_LEVELS, ModelAsk, ModelDrafter
+from drafting.growth import Growth
+from drafting.merge import chain, path_probs
+from drafting.model_draft import MAX_LEVELS, ModelAsk, ModelDrafter, thorough
 from drafting.source import DraftRequest
 from drafting.tree import ROOT
 
@@ -55,11 +56,16 @@ def test_the_target_agrees_more_often_with_shared_noise_than_with_other(noise):
     assert agreed["shared"] > 3 * agreed["own"]
 
 
+def grown(drafter, *asks):
+    """The trees of ``asks``, (session, context, nodes, depth) each, drafted together."""
+    asked = [ModelAsk(s, context, nodes, Growth(), depth) for s, context, nodes, depth in asks]
+    drafter.grow(asked, thorough)
+    return [ask.growth.tree() for ask in asked]
+
+
 def test_a_batch_takes_one_forward_for_each_level(table_model):
     drafter = ModelDrafter(table_model)
-    sessions = [drafter.open(GREEDY) for _ in range(5)]
-    asks = [ModelAsk(s, [1, n], 12, levels=3) for n, s in enumerate(sessions)]
-    drafter.propose_batch(asks)
+    grown(drafter, *[(drafter.open(GREEDY), [1, n], 12, 3) for n in range(5)])
     assert len(table_model.forwards) <= 3
     assert len(table_model.forwards[0]) == 5
 
@@ -67,32 +73,56 @@ def test_a_batch_takes_one_forward_for_each_level(table_model):
 def test_a_batch_gives_each_request_what_it_would_get_alone(table_model, noise):
     drafter = ModelDrafter(table_model)
     sampled = DraftRequest(prompt=(1,), temperature=1.0, noise=noise)
-    asks = [
-        ModelAsk(drafter.open(sampled), [1, 2, 3], 9),
-        ModelAsk(drafter.open(sampled), [4], 5, levels=1),
-        ModelAsk(drafter.open(sampled), [5], 0),
-    ]
-    together = drafter.propose_batch(asks)
-    assert together == [drafter.propose_batch([ask])[0] for ask in asks]
+    asks = [([1, 2, 3], 9, 24), ([4], 5, 1), ([5], 0, 24)]
+    together = grown(drafter, *[(drafter.open(sampled), *ask) for ask in asks])
+    alone = [grown(drafter, (drafter.open(sampled), *ask))[0] for ask in asks]
+    assert together == alone
     assert [max(tree.depths(), default=0) for tree in together][1:] == [1, 0]
 
 
 def test_forwards_are_bounded(sure_model):
-    drafter = ModelDrafter(sure_model, min_path_prob=0.0)
-    drafter.open(GREEDY).propose([1], max_nodes=1000)
+    sure_model.scale = 100.0
+    ModelDrafter(sure_model).open(GREEDY).propose([1], max_nodes=1000)
     assert len(sure_model.forwards) == MAX_LEVELS
 
 
 def test_unlikely_paths_are_not_expanded(table_model):
-    drafter = ModelDrafter(table_model, min_path_prob=0.3)
-    tree = drafter.open(GREEDY).propose([1], max_nodes=64)
+    tree = ModelDrafter(table_model).open(GREEDY).propose([1], max_nodes=64)
     probs = path_probs(tree)
     expanded = {parent for parent in tree.parents if parent != ROOT}
-    assert all(probs[node] >= 0.3 for node in expanded)
+    assert expanded
+    assert all(probs[node] >= 0.05 for node in expanded)
+
+
+def test_nothing_follows_a_token_that_ends_the_output(sure_model):
+    drafter = ModelDrafter(sure_model)
+    (plain,) = grown(drafter, (drafter.open(GREEDY), [1], 16, 24))
+    end = top_chain(plain)[1]
+    ask = ModelAsk(drafter.open(GREEDY), [1], 16, Growth(), ends=frozenset({end}))
+    drafter.grow([ask], thorough)
+    tree = ask.growth.tree()
+    ends = {node for node, token in enumerate(tree.tokens) if token == end}
+    assert ends
+    assert not ends & set(tree.parents)
+
+
+def test_what_others_proposed_is_read_in_one_forward_and_carried_on(sure_model):
+    last, text = 1, []
+    for _ in range(6):
+        last = int(sure_model.logprobs(last).argmax())
+        text.append(last)
+    drafter = ModelDrafter(sure_model)
+    growth = Growth(chain(text[:4], [0.9] * 4, "lookup"))
+    ask = ModelAsk(drafter.open(GREEDY), [1], 16, growth, max_depth=6)
+    drafter.grow([ask], thorough)
+    assert len(sure_model.forwards) <= 3
+    tree = growth.tree()
+    assert top_chain(tree)[:5] == text[:5]
+    assert tree.sources[0] == {"lookup", "draft_model"}
 
 
 def test_partial_trees_only_grow_between_forwards(table_model):
-    ModelDrafter(table_model, min_path_prob=0.01).open(GREEDY).propose([1], max_nodes=30)
+    ModelDrafter(table_model).open(GREEDY).propose([1], max_nodes=30)
     queries = [forward[0] for forward in table_model.forwards]
     assert len(queries) > 2
     for before, after in pairwise(queries):

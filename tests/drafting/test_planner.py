@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from drafting.calibration import Outlook
+from drafting.calibration import HitRate, Outlook
 from drafting.cost import StepCost
 from drafting.merge import chain
-from drafting.planner import Batch, HitRate, Planner, Scored
+from drafting.planner import Batch, Planner, Scored
 from drafting.tree import EMPTY, ROOT, DraftTree
 
 CHEAP = StepCost([(1, 1.0), (64, 1.2), (128, 2.4)])  # rows are nearly free up to 64
 LINEAR = StepCost([(1, 1.0), (64, 64.0)])  # every row costs as much as the first
-DRAFT = StepCost([(1, 0.05), (64, 0.06)])
 
 
 def scored(*path_probs: float) -> Scored:
@@ -90,30 +89,32 @@ def test_a_source_that_is_always_wrong_is_given_up_and_can_come_back():
     assert verified() == 1
 
 
-def test_a_draft_model_is_asked_where_lookups_promise_little():
-    planner = Planner(CHEAP, draft_cost=DRAFT)
-    plan = planner.plan_model([scored(), scored(*[0.95] * 8)], [0.8, 0.8], Batch(2))
-    assert plan.members == (0,)
-    assert plan.levels >= 2
+def test_a_trial_is_afforded_once_enough_was_put_by():
+    planner, steps = Planner(CHEAP), 0
+    while not planner.affords_trial(0.5):
+        planner.earn_trial(Batch(1))
+        steps += 1
+    assert 0.5 / steps < 0.01  # a hundredth of the time at most
+    assert not planner.affords_trial(0.5)
 
 
-def test_a_surer_model_drafts_deeper():
-    planner = Planner(CHEAP, draft_cost=DRAFT)
-    depths = [planner.plan_model([scored()], [rate], Batch(1)).levels for rate in (0.4, 0.7, 0.95)]
-    assert depths == sorted(depths)
-    assert depths[0] < depths[-1]
+def test_to_ask_for_a_trial_spends_nothing():
+    planner = Planner(CHEAP)
+    for _ in range(100):
+        planner.earn_trial(Batch(1))
+    assert planner.affords_trial(0.5, spend=False)
+    assert planner.affords_trial(0.5)
 
 
-def test_a_model_as_slow_as_the_target_is_only_tried_now_and_then():
-    planner = Planner(CHEAP, draft_cost=CHEAP)
-    plans = [planner.plan_model([scored(), scored()], [0.5, 0.5], Batch(2)) for _ in range(320)]
-    asked = [plan.members for plan in plans if plan.members]
-    assert 0 < len(asked) <= 10
-    assert set(asked) == {(0,), (1,)}
+def test_no_request_gets_more_nodes_than_it_may():
+    planner = Planner(CHEAP)
+    assert planner.share_out([[0.9, 0.8, 0.7], [0.9]], Batch(2), [2, 1]) == [[0, 1], [0]]
 
 
-def test_without_a_draft_model_none_is_planned():
-    assert Planner(CHEAP).plan_model([scored()], [0.9], Batch(1)).levels == 0
+def test_a_long_context_makes_rows_dearer():
+    planner = Planner(StepCost([(1, 1.0), (64, 1.2)], per_pair=1e-3))
+    assert sizes(planner.select([scored(0.5)], Batch(1, 0, 100.0))) == [1]
+    assert sizes(planner.select([scored(0.5)], Batch(1, 0, 5000.0))) == [0]
 
 
 def test_the_same_history_gives_the_same_plan():

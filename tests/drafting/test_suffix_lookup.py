@@ -32,6 +32,10 @@ def test_a_text_without_repeats_gives_no_guess():
     assert len(proposed([1, 2, 3, 4])) == 0
 
 
+def test_a_single_token_that_occurred_before_is_no_repeat():
+    assert len(proposed([1, 2, 3, 4, 2])) == 0
+
+
 def test_a_period_goes_on_beyond_the_end_of_the_text():
     tree = proposed([7, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3], max_nodes=5)
     assert (1, 2, 3, 1, 2) in chains(tree)
@@ -59,13 +63,13 @@ def test_a_usual_continuation_is_surer_than_a_rare_one():
 
 def test_confidence_grows_with_the_length_of_the_match():
     assert [match_confidence(n) for n in range(5)] == sorted(match_confidence(n) for n in range(5))
-    short = proposed([1, 2, 8, 9, 2], max_nodes=1)
+    short = proposed([1, 2, 3, 8, 9, 2, 3], max_nodes=1)
     long = proposed([1, 2, 3, 4, 8, 9, 1, 2, 3, 4], max_nodes=1)
     assert long.confidence[0] > short.confidence[0]
 
 
 def test_hopeless_tails_are_left_out():
-    tree = proposed([1, 2, *range(10, 60), 2], max_nodes=50)
+    tree = proposed([1, 2, 3, *range(10, 60), 2, 3], max_nodes=50)
     assert 0 < len(tree) < 20
     assert min(path_probs(tree)) >= 0.02
 
@@ -74,7 +78,7 @@ def test_output_is_looked_up_as_the_prompt_is():
     session = PromptLookup().open(DraftRequest(prompt=(1, 2)))
     context = [1, 2]
     assert len(session.propose(context, max_nodes=4)) == 0
-    context += [7, 8, 9, 7]
+    context += [6, 7, 8, 9, 6, 7]
     assert session.propose(context, max_nodes=2).tokens == (8, 9)
 
 
