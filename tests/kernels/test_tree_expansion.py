@@ -20,7 +20,7 @@ def inputs(trees: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor
     sizes = [len(tree) for tree in trees]
     parents = [parent for tree in trees for parent in tree]
     starts = [0, *np.cumsum(sizes).tolist()]
-    contexts = [int(RANDOM.integers(0, 2**30)) for _ in trees]
+    contexts = [1000 * request + 7 for request in range(len(trees))]
     given = (torch.tensor(values, dtype=torch.int32) for values in (parents, starts, contexts))
     first, second, third = (tensor.to(device) for tensor in given)
     return first, second, third
@@ -28,8 +28,9 @@ def inputs(trees: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("words", [1, 2, 3, 4])
 def test_it_agrees_with_following_parents(place: torch.device, words: int) -> None:
-    trees = [[-1], [], random_tree(RANDOM, 40), [-1, -1, 0, 1], random_tree(RANDOM, 64, chain=9)]
-    trees += [random_tree(RANDOM, 64 * words), list(range(-1, 64 * words - 1))]
+    random = np.random.default_rng(words)
+    trees = [[-1], [], random_tree(random, 40), [-1, -1, 0, 1], random_tree(random, 64, chain=9)]
+    trees += [random_tree(random, 64 * words), list(range(-1, 64 * words - 1))]
     parents, starts, contexts = inputs(trees, place)
     got = expand_trees(parents, starts, contexts, words=words)
     expected = _reference(parents.cpu(), starts.cpu(), contexts.cpu(), words)
@@ -46,7 +47,7 @@ def test_a_long_prompt_needs_no_words(place: torch.device) -> None:
 
 
 def test_rows_of_nobody_are_left_alone(place: torch.device) -> None:
-    parents, starts, contexts = inputs([random_tree(RANDOM, 9), []], place)
+    parents, starts, contexts = inputs([random_tree(np.random.default_rng(1), 9), []], place)
     parents = torch.cat([parents, torch.full((4,), -1, dtype=torch.int32, device=place)])
     out = Expansion(
         torch.full((13, 2), 77, device=place),

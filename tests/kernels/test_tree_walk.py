@@ -168,9 +168,8 @@ def test_a_tie_goes_to_the_lowest_token(place: torch.device) -> None:
     logits = torch.zeros(2, SHARE + 5)
     logits[0, [70, 1100, SHARE + 1]] = 2.0
     logits[1, [SHARE + 2, SHARE + 4]] = 2.0
-    got = walk(
-        logits.to(place), rows_of([([], [])] * 2, [0, 0], place), drawing_of([1, 2], [0.0] * 2, place)
-    )  # fmt: skip
+    rows, drawing = rows_of([([], [])] * 2, [0, 0], place), drawing_of([1, 2], [0.0] * 2, place)
+    got = walk(logits.to(place), rows, drawing)
     assert got.tokens[:, 0].tolist() == [70, SHARE + 2]
     assert got.gaps[:, 0].tolist() == [0.0, 0.0]
 
