@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drafting.source import Reference
 from verifier.blocks import MemoryBlockStore
 from verifier.engine import Engine, EngineConfig
 from verifier.loading import LoadedModel
@@ -166,7 +167,6 @@ def test_what_is_saved_was_emitted_and_nothing_else_even_after_a_cut_draft(
     llama: LoadedModel, drive: Any
 ) -> None:
     """A stop string in the middle of an accepted draft: no page holds a token after it."""
-    from drafting.source import Reference
     from verifier.pages import page_hash, root_hash
 
     [plain] = drive.run(drive.engine(llama), drive.request(PROMPT, tokens=60))
@@ -203,35 +203,37 @@ def test_what_is_saved_was_emitted_and_nothing_else_even_after_a_cut_draft(
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_speculation_costs_no_hit_rate(llama: LoadedModel, drive: Any, data: Any) -> None:
     """The same requests in the same order, with few pages: the very same tokens are found."""
-    engines = {
-        mode: drive.engine(llama, page_size=4, pages=data.draw(st.integers(24, 40), "pages"))
-        for mode in ("fixed",)
-    }
-    pages = engines["fixed"].config.pages
-    engines["off"] = drive.engine(llama, page_size=4, pages=pages)
+    pages = data.draw(st.integers(20, 26), "pages")
+    engines = {mode: drive.engine(llama, page_size=4, pages=pages) for mode in ("off", "fixed")}
     hits: dict[str, list[int]] = {mode: [] for mode in engines}
     past: list[tuple[int, ...]] = [PROMPT[:17]]
-    for number in range(data.draw(st.integers(3, 7), "requests")):
+    for number in range(data.draw(st.integers(3, 9), "requests")):
         base = past[data.draw(st.integers(0, len(past) - 1), "base")]
-        cut = data.draw(st.integers(1, len(base)), "cut")
+        cut = data.draw(st.integers(len(base) // 2 + 1, len(base)), "cut")
         extra = data.draw(st.lists(st.integers(5, 300), max_size=6), "extra")
         prompt = (*base[:cut], *extra)[:60]
         stops = StopRules(
             max_tokens=data.draw(st.integers(1, 20), "tokens"),
             stop_token_ids=frozenset(range(0, 320, 7)),
         )
+        known: tuple[int, ...] = ()
         for mode, engine in engines.items():
             request = drive.request(
-                prompt, name=str(number), stops=stops, speculation=Speculation(mode=mode)
+                prompt,
+                name=str(number),
+                stops=stops,
+                references=(Reference("prediction", (*known, 9, 9)),) if known else (),
+                speculation=Speculation(mode=mode),
             )
             [outputs] = drive.run(engine, request)
+            known = tuple(drive.tokens(outputs))
             hits[mode].append(outputs[-1].receipt.cached_prompt_tokens)
-        past.append((*prompt, *drive.tokens(outputs)))
+        past.append((*prompt, *known))
     assert hits["fixed"] == hits["off"]
     pools = [engine._decoders["llama"].cache.pool for engine in engines.values()]
     assert pools[0]._page_of.keys() == pools[1]._page_of.keys()
