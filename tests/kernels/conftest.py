@@ -12,7 +12,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-TRITON_MODULES = ("triton_attention", "triton_expansion", "triton_walk")
+TRITON_MODULES = ("triton_attention", "triton_expansion", "triton_walk", "triton_commit")
 
 
 def _interpret() -> None:
