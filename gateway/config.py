@@ -31,6 +31,7 @@ Capability = Literal["prediction", "logprobs", "cache_salt", "fingerprint", "dra
 ALL_CAPABILITIES: frozenset[Capability] = frozenset(
     ("prediction", "logprobs", "cache_salt", "fingerprint", "drafts")
 )
+REDIS_SCHEMES = ("redis", "rediss", "unix")
 AUTO = "auto"
 """The model name that asks for the cascade; no tier may carry it."""
 
@@ -123,7 +124,7 @@ class RedisConfig(_Section):
     @field_validator("url")
     @classmethod
     def _redis_scheme(cls, url: str | None) -> str | None:
-        if url and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        if url and urlsplit(url).scheme not in REDIS_SCHEMES:
             raise ValueError("expected a redis://, rediss:// or unix:// URL")
         return url or None
 
@@ -157,11 +158,24 @@ class EngineConfig(_Section):
     max_running: Count = 32  # requests decoded at once, each model
     max_queue: Count = 256  # requests waiting; beyond it 429
     step_tokens: Count = 256  # prompt tokens of one forward
+    chunked_prefill: bool = True  # false: whole prompts in one forward, whatever step_tokens says
+    order: Literal["first_come", "shortest"] = "first_come"  # who is served first
+    block_store: str | None = None  # where full pages outlive the engine: "memory" or a Redis URL
+    block_store_ttl_s: Annotated[float, Field(gt=0, le=31 * 86_400)] = 86_400.0
+    block_store_bytes: Count = 256 * 1024 * 1024  # of "memory"
+    block_wait_s: Seconds = 0.1  # what a request waits for pages of the store at most
     speculation: bool = True
     sources: tuple[str, ...] | None = None  # who may draft, by name; None: everyone
     max_nodes: Count = 32  # draft nodes of one request and step
     max_body_bytes: Count = 8 * 1024 * 1024
     shutdown_s: Seconds = 15.0
+
+    @field_validator("block_store")
+    @classmethod
+    def _store_scheme(cls, where: str | None) -> str | None:
+        if where and where != "memory" and urlsplit(where).scheme not in REDIS_SCHEMES:
+            raise ValueError('expected "memory" or a redis://, rediss:// or unix:// URL')
+        return where or None
 
     @model_validator(mode="after")
     def _models_are_sound(self) -> Self:
@@ -362,7 +376,7 @@ def _fault(item: Any) -> str:
         return f"{key}: got an unknown key; expected only documented ones"
     if item["type"] == "missing":
         return f"{key}: got nothing; expected a value"
-    secret = any(word in key for word in ("secret", "token", "api_key", "redis"))
+    secret = any(word in key for word in ("secret", "token", "api_key", "redis", "block_store"))
     if secret or isinstance(item["input"], (BaseModel, dict, list)):
         return f"{key}: {expected}"
     return f"{key}: got {str(item['input'])[:100]!r}; expected: {expected}"

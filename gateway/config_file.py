@@ -25,6 +25,8 @@ ENGINE_URL = "SPILLWAY_ENGINE_URL"
 """Where the only engine runs; ``SPILLWAY_ENGINE_URL_<NAME>`` is that of one among several."""
 ENGINE_DEVICE = "SPILLWAY_ENGINE_DEVICE"
 """Where every engine computes."""
+ENGINE_BLOCK_STORE = "SPILLWAY_ENGINE_BLOCK_STORE"
+"""Where the pages of every engine outlive it."""
 
 
 def apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -43,6 +45,8 @@ def apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> N
             engine["url"] = url
         if device := environ.get(ENGINE_DEVICE):
             engine["device"] = device
+        if store := environ.get(ENGINE_BLOCK_STORE):
+            engine["block_store"] = store
 
 
 def fill_api_key(tier: dict[str, Any], environ: Mapping[str, str]) -> None:

@@ -56,6 +56,8 @@ class EngineConfig:
 class ModelStats:
     """Counters of one model since start, and gauges of this moment (running to pages_total)."""
 
+    path: str = "lean"  # how the network is computed
+    dtype: str = "float32"
     running: int = 0
     waiting: int = 0
     batch_size: int = 0  # requests in the latest step
@@ -260,6 +262,8 @@ class Engine:
         counts, scheduler, pool = decoder.counts, decoder.scheduler, decoder.cache.pool
         proposed = dict(counts.proposed_by_source)
         return ModelStats(
+            path=decoder.model.path,
+            dtype=str(decoder.model.dtype).removeprefix("torch."),
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             batch_size=counts.batch_size if scheduler.running else 0,

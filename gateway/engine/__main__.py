@@ -20,10 +20,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from gateway.commands.engine import add_options, check_options
 from gateway.config import DraftConfig, EngineConfig, ModelConfig, load_engine
+from gateway.engine.block_store import open_block_store
 from gateway.engine.server import Service, create_engine_app, service_of
 from gateway.engine.tokens import Served
 from gateway.errors import ConfigError
 from gateway.wire.server import listener
+from verifier.blocks import BlockStore
 from verifier.engine import Engine
 from verifier.engine import EngineConfig as EngineLimits
 from verifier.errors import VerifierError
@@ -60,7 +62,7 @@ def build_service(config: EngineConfig, *, key: str | None = None) -> Service:
         one.name: load_model(one.path, dtype=one.dtype, device=config.device, name=one.name)
         for one in config.models
     }
-    engine = Engine(models, _limits(config))
+    engine = Engine(models, _limits(config), blocks=_block_store(config))
     return service_of(engine, [Served(one) for one in models.values()], key=key)
 
 
@@ -71,12 +73,22 @@ def _limits(config: EngineConfig) -> EngineLimits:
         cache_bytes=config.cache_bytes,
         max_running=config.max_running,
         max_waiting=config.max_queue,
-        step_tokens=config.step_tokens,
+        step_tokens=config.step_tokens if config.chunked_prefill else None,
+        order=config.order,
+        block_wait_s=config.block_wait_s,
         max_nodes=config.max_nodes,
         speculation=config.speculation,
         draft_models={one.name: one.draft.model for one in config.models if one.draft.model},
     )
     return limits if config.sources is None else replace(limits, sources=config.sources)
+
+
+def _block_store(config: EngineConfig) -> BlockStore | None:
+    return open_block_store(
+        config.block_store,
+        ttl_s=config.block_store_ttl_s,
+        memory_bytes=config.block_store_bytes,
+    )
 
 
 async def serve(service: Service, config: EngineConfig, listen: Listen) -> int:

@@ -24,6 +24,7 @@ _COUNTERS = {
     "prompt_tokens": ("prompt_tokens", "Prompt tokens taken in"),
     "output_tokens": ("output_tokens", "Tokens emitted"),
     "prefix_hit_tokens": ("prefix_hit_tokens", "Prompt tokens found in cached pages"),
+    "block_hit_tokens": ("block_hit_tokens", "Of these, tokens that a block store gave back"),
     "preemptions": ("preemptions", "Requests set back for want of pages"),
     "drafts": ("drafts", "Verifications that carried a draft"),
     "drafted": ("drafted_tokens", "Draft tokens verified"),
@@ -60,8 +61,31 @@ class EngineMetrics(Collector):
             for model, found in stats.models.items():
                 counter.add_metric([model], getattr(found, field))
             yield counter
+        yield _blocks(stats)
+        yield _info(stats)
         yield _by_position(stats)
         yield from _by_source(stats)
+
+
+def _blocks(stats: EngineStats) -> Metric:
+    family = CounterMetricFamily(
+        _PREFIX + "block_store_pages",
+        "Pages of keys and values by what became of them at the block store",
+        labels=["model", "result"],
+    )
+    for model, found in stats.models.items():
+        for result, count in found.blocks.items():
+            family.add_metric([model, result], count)
+    return family
+
+
+def _info(stats: EngineStats) -> Metric:
+    family = GaugeMetricFamily(
+        _PREFIX + "model_info", "1; how each model is computed", labels=["model", "path", "dtype"]
+    )
+    for model, found in stats.models.items():
+        family.add_metric([model, found.path, found.dtype], 1)
+    return family
 
 
 def _by_position(stats: EngineStats) -> Metric:

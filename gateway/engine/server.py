@@ -82,6 +82,7 @@ async def _worker_runs(app: web.Application) -> AsyncIterator[None]:
     service.worker.start()
     yield
     await service.worker.stop()
+    await asyncio.to_thread(service.engine.close)
     service.tokenisers.shutdown(wait=False, cancel_futures=True)
 
 
