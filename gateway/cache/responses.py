@@ -132,27 +132,27 @@ class ResponseCache:
 
     def keep(
         self, lookup: Lookup, job: Job, tiers: Sequence[Tier], entry: Entry, serves: Serves
-    ) -> asyncio.Task[None] | None:
+    ) -> None:
         """Store a complete answer in the background, or drop it: nothing waits for the store.
 
         Dropped too when a tier changed its fingerprint since the lookup. An answer of a larger
         tier that ``serves`` stays in its place; a weaker one is replaced.
         """
         if lookup.key is None or not self.rules.responses:
-            return None
+            return
         if not complete(job, entry.answer) or self.keys.of(job, tiers) != lookup.key:
-            return None
+            return
         payload = entry.encode()
         if len(payload) > self.rules.max_bytes or len(self._writes) >= _MAX_WRITES:
             self._count(job, "not_stored")
-            return None
+            return
         ladder = [tier.name for tier in tiers]
         task = asyncio.create_task(
             self._put(job, lookup, payload, lambda old: self._stays(old, entry, ladder, serves))
         )
+        task.set_name(lookup.key)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
-        return task
 
     def collapsed(self, job: Job) -> str:
         """Count a request that shares the answer of another, and its Cache-Status."""
@@ -162,6 +162,12 @@ class ResponseCache:
     def now(self) -> float:
         """Unix seconds, for entries made now."""
         return float(self._clock())
+
+    async def written(self, key: str) -> None:
+        """Wait until what is being kept under ``key`` is stored, or failed to be."""
+        mine = {task for task in self._writes if task.get_name() == key}
+        if mine:
+            await asyncio.wait(mine)
 
     async def flush(self) -> None:
         """Wait until everything kept so far is stored, or failed to be."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from gateway.cache.flights import Flights
 from gateway.cache.responses import ResponseCache, Rules
 from gateway.cascade.estimator import load_estimator
 from gateway.cascade.live import LivePolicy
@@ -19,6 +20,7 @@ from gateway.generation import Tier, Usage
 from gateway.store.lane import Limits
 from gateway.store.memory import DEFAULT_MAX_BYTES, MemoryStore
 from gateway.store.redis_store import RedisStore
+from gateway.store.relay import Relay
 from gateway.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -63,11 +65,13 @@ async def running_cascade(
         stack.push_async_callback(live.aclose)
         cache = ResponseCache(store, secret=secret, rules=cache_rules(config.cache))
         stack.push_async_callback(cache.flush)
+        flights = await stack.enter_async_context(_flights(config, secret))
         cascade = Cascade(
             tiers,
             live,
             estimator=load_estimator(config.router.path, initial.ladder),
             cache=cache,
+            flights=flights,
             max_escalations=config.cascade.max_escalations,
             deadline_s=config.cascade.deadline_s,
             escalated=escalated,
@@ -87,18 +91,38 @@ def cache_rules(config: CacheConfig) -> Rules:
     )
 
 
+@asynccontextmanager
+async def _flights(config: Config, secret: bytes) -> AsyncIterator[Flights | None]:
+    """What generates equal requests once; over replicas where there is a Redis."""
+    if not config.cache.single_flight:
+        yield None
+        return
+    url = config.redis.url
+    relay = None if url is None else Relay(url, _limits(config.redis))
+    flights = Flights(secret=secret, relay=relay)
+    try:
+        yield flights
+    finally:
+        await flights.aclose()
+        if relay is not None:
+            await relay.aclose()
+
+
 def open_store(redis: RedisConfig, memory_bytes: int = DEFAULT_MAX_BYTES) -> Store:
     """Redis when a URL is configured, else this process."""
     if redis.url is None:
         return MemoryStore(max_bytes=memory_bytes)
-    limits = Limits(
+    return RedisStore(redis.url, limits=_limits(redis))
+
+
+def _limits(redis: RedisConfig) -> Limits:
+    return Limits(
         call_s=redis.call_timeout_s,
         pool_wait_s=redis.call_timeout_s,
         connect_s=redis.connect_timeout_s,
         socket_s=redis.socket_timeout_s,
         connections=redis.max_connections,
     )
-    return RedisStore(redis.url, limits=limits)
 
 
 def _warn_of_a_secret_of_our_own(config: Config) -> None:

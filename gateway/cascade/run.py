@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.cache.entry import Entry
+from gateway.cache.flights import Flights, NotShared, Shared
 from gateway.cache.responses import Lookup, ResponseCache
 from gateway.cascade.asking import able
 from gateway.cascade.decide import attempt_order, start_index, still_serves
 from gateway.cascade.evidence import Estimator, Outlook
+from gateway.cascade.failures import nobody_answered
 from gateway.cascade.policy import Policy
 from gateway.cascade.receipt import Ledger
 from gateway.cascade.walk import Asked, Kept, Walk
-from gateway.errors import ApiError, ConfigError
+from gateway.errors import ApiError, ConfigError, TierBroken
 from gateway.generation import AnswerEvent, Finished, Identity, Job, Started, Tier, Usage
 
 AUTO = "auto"
+_LAST_WORD_S = 0.25  # for a generation to say itself that its deadline passed
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +35,16 @@ class PolicySource(Protocol):
     def current(self) -> Policy:
         """An immutable snapshot."""
         ...
+
+
+class _Settled(NamedTuple):
+    """What is settled about a request once the cache was asked."""
+
+    job: Job
+    tiers: tuple[Tier, ...]
+    policy: Policy
+    found: Lookup | None
+    began: float
 
 
 class Cascade:
@@ -52,6 +66,7 @@ class Cascade:
         *,
         estimator: Estimator | None = None,
         cache: ResponseCache | None = None,
+        flights: Flights | None = None,
         start_without_router: str | None = None,
         max_escalations: int | None = None,
         deadline_s: float | None = None,
@@ -68,6 +83,7 @@ class Cascade:
         self._policy = policy
         self._estimator = estimator
         self._cache = cache
+        self._flights = flights
         self._fallback = start_without_router
         self._max_escalations = max_escalations
         self._deadline_s = deadline_s
@@ -85,15 +101,61 @@ class Cascade:
             for event in _replay(found, found.entry, policy, self._clock, began):
                 yield event
             return
-        walk = self._walk(job, tiers, policy, found, began)
-        try:
-            async with aclosing(walk.events()) as events:
-                async for event in events:
-                    yield event
-        except ApiError as error:
-            if self._cache and found and found.key and walk.refused_by_all:
-                self._cache.refusals.keep(found.key, error)
-            raise
+        settled = _Settled(job, tiers, policy, found, began)
+        shared = self._shared(settled)
+        if shared is not None:
+            given = False
+            try:
+                async with aclosing(self._flying(shared, job, began)) as events:
+                    async for event in events:
+                        given = True
+                        yield event
+                return
+            except NotShared as error:
+                if given:
+                    raise TierBroken(str(error)) from error
+        async with aclosing(self._walk(settled).events()) as events:
+            async for event in events:
+                yield event
+
+    def _shared(self, settled: _Settled) -> Shared | None:
+        """How the answer may be shared with equal requests at this time, None if it may not."""
+        job, found, cache = settled.job, settled.found, self._cache
+        if self._flights is None or cache is None or found is None or found.key is None:
+            return None
+        if not found.repeatable or job.cache_control:
+            return None
+        policy = settled.policy
+        return Shared(
+            key=f"{found.key}|{policy.etag}|{self._version}|{self._max_escalations}",
+            generate=lambda original: self._walk(settled, original=original),
+            kept=partial(cache.written, found.key) if cache.rules.responses else None,
+            collapsed=partial(cache.collapsed, job),
+        )
+
+    async def _flying(self, shared: Shared, job: Job, began: float) -> AsyncGenerator[AnswerEvent]:
+        """The shared answer, for as long as this one client waits."""
+        assert self._flights is not None
+        limit_s = self._limit_s(job)
+        until = None if limit_s is None else began + limit_s + _LAST_WORD_S
+        given = False
+        async with aclosing(self._flights.answer(shared)) as events:
+            while True:
+                left_s = None if until is None else max(0.0, until - self._clock())
+                try:
+                    async with asyncio.timeout(left_s):
+                        event = await anext(events, None)
+                except TimeoutError:
+                    if given:
+                        raise TierBroken("the deadline of the request passed") from None
+                    raise nobody_answered(job.model, (), late=True) from None
+                if event is None:
+                    return
+                given = True
+                yield event
+
+    def _limit_s(self, job: Job) -> float | None:
+        return self._deadline_s if job.deadline_s is None else job.deadline_s
 
     def _tiers_for(self, job: Job) -> tuple[Tier, ...]:
         """The only tiers that this job may be answered by.
@@ -146,16 +208,17 @@ class Cascade:
     def _version(self) -> str | None:
         return None if self._estimator is None else self._estimator.version
 
-    def _walk(
-        self, job: Job, tiers: tuple[Tier, ...], policy: Policy, found: Lookup | None, began: float
-    ) -> Walk:
+    def _walk(self, settled: _Settled, *, original: bool = True) -> Walk:
+        """A way through the tiers; one that is not the original is for those who still read."""
+        job, tiers, policy, found, began = settled
         router_began = self._clock()
         outlook = self._read(job) if job.model == AUTO else None
         router_ms = self._ms_since(router_began)
         probabilities = outlook.probabilities if outlook else None
         fallback = policy.index(self._fallback) if self._fallback in policy.ladder else None
         start = start_index(policy, probabilities, fallback)
-        limit_s = self._deadline_s if job.deadline_s is None else job.deadline_s
+        limit_s = self._limit_s(job) if original else self._deadline_s
+        began = began if original else self._clock()
         return Walk(
             Asked(
                 job=job,
@@ -178,6 +241,7 @@ class Cascade:
             keep=partial(self._keep, found, job, tiers, policy),
             escalated=self._escalated,
             used=self._used,
+            refused=partial(self._remember, found),
             clock=self._clock,
             began=began,
         )
@@ -215,6 +279,10 @@ class Cascade:
         serves = partial(self._still_serves, policy)
         if serves(entry):
             self._cache.keep(found, job, tiers, entry, serves)
+
+    def _remember(self, found: Lookup | None, refusal: ApiError) -> None:
+        if self._cache is not None and found is not None and found.key is not None:
+            self._cache.refusals.keep(found.key, refusal)
 
     def _ms_since(self, moment: float) -> float:
         return (self._clock() - moment) * 1000

@@ -75,14 +75,17 @@ class Walk:
         keep: Callable[[Kept], None],
         escalated: Callable[[str], None],
         used: Callable[[str, Usage], None],
+        refused: Callable[[ApiError], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
     ) -> None:
         self.ledger = ledger
+        self.second_best = False  # whether the answer is given for want of a better one
         self._asked = asked
         self._keep = keep
         self._escalated = escalated
         self._used = used
+        self._refused = refused
         self._clock = clock
         self._began = clock() if began is None else began
         self._rejected: list[_Rejected] = []
@@ -277,7 +280,11 @@ class Walk:
         """Of several rejected answers the best one, for there is no better to be had."""
         if not self._rejected:
             model, late = self._asked.job.model, self._left_s() == 0.0
-            raise nobody_answered(model, self._errors, late=late)
+            error = nobody_answered(model, self._errors, late=late)
+            if self.refused_by_all:
+                self._refused(error)
+            raise error
+        self.second_best = True
         best = self._rejected[best_index([one.attempt.score for one in self._rejected])]
         best.attempt.outcome = "returned"
         yield from self._given(best.answer, best.attempt)
