@@ -140,7 +140,7 @@ class ModelConfig(_Section):
 
     name: Name
     path: ConfigPath
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     draft: DraftConfig = DraftConfig()
 
 

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from verifier.checkpoint import Checkpoint, digest, read_checkpoint
 from verifier.errors import ModelRefused, RequestRefused
+from verifier.int8 import quantize
 from verifier.limits import longest_context
 from verifier.memory import free_bytes, free_device_bytes
 from verifier.network import Network
@@ -31,10 +32,15 @@ from verifier.proven import proven_network
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 Device = Literal["cpu", "cuda", "auto"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {  # what is computed in; int8 is how linear layers are kept
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.bfloat16,
+}
 _IN_A_LAYER = re.compile(r"\.(layers|h|blocks)\.\d+\.")
 _RECURRENT = ("mamba", "rwkv", "jamba", "zamba", "recurrent", "xlstm", "lfm", "bamba", "retnet")
 _TEXT_FILES = (
@@ -118,15 +124,20 @@ def load_model(
             has not.
     """
     folder = Path(path)
-    place = _device(device)
-    kind = _dtype(dtype, place)
+    place = device_of(device)
+    kind = dtype_of(dtype, place)
     checkpoint = read_checkpoint(folder)
-    config = _config(folder)
+    config = read_config(folder)
     _check_sizes(config, checkpoint)
     _check_memory(folder, checkpoint, kind, place)
     tokenizer = _tokenizer(folder)
     context = longest_context(config)
-    proven = proven_network(lambda: _weights(folder, kind).to(place), name, context)
+    eight_bits = dtype == "int8"
+
+    def load() -> Any:
+        return _weights(folder, kind, eight_bits=eight_bits).to(place)
+
+    proven = proven_network(load, name, context, lean=not eight_bits)
     logger.info(
         "%s (%s) runs on the %s path; scores differ from plain forwards by %.1e deviations",
         name, config.model_type, proven.path, proven.difference,
@@ -150,7 +161,12 @@ def load_model(
     )
 
 
-def _device(wanted: Device) -> torch.device:
+def device_of(wanted: Device) -> torch.device:
+    """The device of that name; "auto" is "cuda" where there is one.
+
+    Raises:
+        ModelRefused: it is not there, or not known.
+    """
     there = torch.cuda.is_available()
     if wanted == "auto":
         return torch.device("cuda" if there else "cpu")
@@ -165,7 +181,12 @@ def _device(wanted: Device) -> torch.device:
     return torch.device(wanted)
 
 
-def _dtype(wanted: Dtype, place: torch.device) -> torch.dtype:
+def dtype_of(wanted: Dtype, place: torch.device) -> torch.dtype:
+    """The dtype of that name.
+
+    Raises:
+        ModelRefused: it is not known, or not served on ``place``.
+    """
     if wanted not in _DTYPES:
         raise ModelRefused(f"got dtype {wanted!r}; expected one of {sorted(_DTYPES)}")
     if wanted == "float16" and place.type == "cpu":
@@ -173,10 +194,17 @@ def _dtype(wanted: Dtype, place: torch.device) -> torch.dtype:
             "got dtype 'float16' on the CPU, which overflows at 65,504 and is slower there than "
             "bfloat16; expected 'float32' or 'bfloat16', or device 'cuda'"
         )
+    if wanted == "int8" and place.type != "cpu":
+        raise ModelRefused("got dtype 'int8' on a GPU; expected 'bfloat16', or device 'cpu'")
     return _DTYPES[wanted]
 
 
-def _config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """The config of a decoder that might be served.
+
+    Raises:
+        ModelRefused: it cannot be read, or its architecture cannot be served.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a config may be wrong in more ways than transformers names
@@ -234,7 +262,7 @@ def _tokenizer(folder: Path) -> Any:
         raise ModelRefused(f"the tokenizer of {folder} cannot be used: {error}") from error
 
 
-def _weights(folder: Path, dtype: torch.dtype) -> Any:
+def _weights(folder: Path, dtype: torch.dtype, *, eight_bits: bool = False) -> Any:
     transformers_logging.disable_progress_bar()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -254,6 +282,8 @@ def _weights(folder: Path, dtype: torch.dtype) -> Any:
     spare = sorted(key for key in report.get("unexpected_keys", ()) if _IN_A_LAYER.search(key))
     if spare:
         raise ModelRefused(f"the config of {folder} has no place for the weights {spare[:5]}")
+    if eight_bits and not quantize(model):
+        raise ModelRefused(f"{model.config.model_type!r} has no linear layers to keep in int8")
     return model.eval()
 
 

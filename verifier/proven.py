@@ -41,17 +41,20 @@ class Proven(NamedTuple):
     vocab_size: int
 
 
-def proven_network(load: Callable[[], Any], name: str, context: int) -> Proven:
+def proven_network(
+    load: Callable[[], Any], name: str, context: int, *, lean: bool = True
+) -> Proven:
     """``load`` gives the transformers model; called again where the lean path fails the probe.
 
     Args:
         context: the longest request in tokens; the probe looks at its end too.
+        lean: whether the lean path may be taken.
 
     Raises:
         ModelRefused: no path gives the logits of plain forwards.
     """
     model = load()
-    if _may_be_lean(model.config):
+    if lean and _may_be_lean(model.config):
         try:
             return _lean(model, context)
         except ModelRefused as refused:

@@ -63,9 +63,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "float16", "int8"),
         default="float32",
-        help="number format of every --model (default: float32)",
+        help="number format of every --model; float16 on a GPU, int8 on a CPU (default: float32)",
     )
     what.add_argument(
         "--draft",

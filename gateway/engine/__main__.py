@@ -30,6 +30,7 @@ from verifier.engine import Engine
 from verifier.engine import EngineConfig as EngineLimits
 from verifier.errors import VerifierError
 from verifier.loading import load_model
+from verifier.prediction import Planned, check_fits
 
 KEY_VARIABLE = "SPILLWAY_ENGINE_KEY"
 _FAILED = 70  # exit status after the engine broke, so that a supervisor restarts it
@@ -54,15 +55,19 @@ def build_service(config: EngineConfig, *, key: str | None = None) -> Service:
     """Load every model of ``config`` and an engine over them.
 
     Raises:
-        ModelRefused: a directory that cannot be served.
+        ModelRefused: a directory that cannot be served, or more memory than is free.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    limits = _limits(config)
+    planned = [Planned(one.name, one.path, one.dtype) for one in config.models]
+    for needs in check_fits(planned, limits, config.device):
+        _log.info("model %s at most", needs)
     models = {
         one.name: load_model(one.path, dtype=one.dtype, device=config.device, name=one.name)
         for one in config.models
     }
-    engine = Engine(models, _limits(config), blocks=_block_store(config))
+    engine = Engine(models, limits, blocks=_block_store(config))
     return service_of(engine, [Served(one) for one in models.values()], key=key)
 
 

@@ -1,0 +1,160 @@
+"""Predicts from headers and configs what models will take in memory, and refuses in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from verifier.checkpoint import Checkpoint, read_checkpoint
+from verifier.errors import ModelRefused
+from verifier.limits import longest_context
+from verifier.loading import LOAD_OVERHEAD, Device, Dtype, device_of, dtype_of, read_config
+from verifier.memory import free_bytes, free_device_bytes
+
+HEADROOM = 128 * 2**20  # bytes for the interpreter's growth, tokenizers and small things
+_MIB = 2**20
+_NOT_LINEAR = ("embed", "lm_head", "wte", "wpe")
+
+
+class Planned(NamedTuple):
+    """A model that is about to be loaded."""
+
+    name: str
+    path: Path
+    dtype: Dtype
+
+
+class Limits(Protocol):
+    """What of an engine's configuration takes memory."""
+
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def pages(self) -> int | None: ...
+    @property
+    def cache_bytes(self) -> int: ...
+    @property
+    def max_running(self) -> int: ...
+    @property
+    def max_nodes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Bytes of one model, by what takes them."""
+
+    name: str
+    weights: int
+    pages: int  # committed keys and values
+    contexts: int  # keys and values at hand of the running requests
+    scores: int  # logits of one full step, float32
+    loading: int  # besides the weights, while they are loaded; free again afterwards
+
+    @property
+    def lasting(self) -> int:
+        """What it takes once it runs."""
+        return self.weights + self.pages + self.contexts + self.scores
+
+    def __str__(self) -> str:
+        parts = (
+            f"{getattr(self, part) / _MIB:,.0f} of {part}"
+            for part in ("weights", "pages", "contexts", "scores")
+        )
+        return f"{self.name!r} {self.lasting / _MIB:,.0f} MiB ({', '.join(parts)})"
+
+
+def check_fits(planned: Sequence[Planned], limits: Limits, device: Device) -> tuple[Needs, ...]:
+    """Predict all of ``planned``, draft models among them, against what is free now.
+
+    Raises:
+        ModelRefused: they do not fit together; the message gives every number.
+    """
+    place = device_of(device)
+    needs = tuple(predict(one, limits, place) for one in planned)
+    check_free(needs, free_device_bytes(place))
+    if place.type != "cpu":  # weights pass through the host, one model at a time
+        host = [
+            Needs(name=one.name, weights=one.weights, pages=0, contexts=0, scores=0, loading=0)
+            for one in needs
+        ]
+        check_free([max(host, key=lambda one: one.weights)], free_bytes())
+    return needs
+
+
+def check_free(needs: Sequence[Needs], free: int | None) -> None:
+    """Refuse ``needs`` beyond ``free`` bytes; None is as much as one likes."""
+    if not needs or free is None:
+        return
+    total = sum(one.lasting for one in needs) + max(one.loading for one in needs) + HEADROOM
+    if total > free:
+        raise ModelRefused(
+            f"about {total / _MIB:,.0f} MiB are needed, but only {free / _MIB:,.0f} MiB are free: "
+            f"{'; '.join(map(str, needs))}; {max(one.loading for one in needs) / _MIB:,.0f} MiB "
+            f"while loading and {HEADROOM / _MIB:,.0f} MiB of headroom. A smaller cache_bytes or "
+            "max_running, bfloat16 or fewer models would take less"
+        )
+
+
+def predict(planned: Planned, limits: Limits, device: torch.device) -> Needs:
+    """What one model will take; its weights stay unread.
+
+    Raises:
+        ModelRefused: the directory cannot be served.
+    """
+    size = dtype_of(planned.dtype, device).itemsize
+    checkpoint = read_checkpoint(planned.path)
+    config = read_config(planned.path)
+    text = config.get_text_config()
+    stored = checkpoint.elements * size  # as they come from the files
+    weights = stored - _saved(checkpoint) * (size - 1) if planned.dtype == "int8" else stored
+    if device.type == "cpu" and getattr(config, "tie_word_embeddings", False):
+        again = text.vocab_size * text.hidden_size * size  # the head, laid out once more
+        weights, stored = weights + again, stored + again
+    token = bytes_per_token(config, size)
+    context = longest_context(config)
+    pages = _pages(limits, token, context) * limits.page_size * token
+    return Needs(
+        name=planned.name,
+        weights=weights,
+        pages=pages,
+        contexts=min(pages, limits.max_running * context * token) * 5 // 4,  # it grows in steps
+        scores=limits.max_running * (1 + limits.max_nodes) * text.vocab_size * 4,
+        loading=int(stored * LOAD_OVERHEAD) - weights,
+    )
+
+
+def _saved(checkpoint: Checkpoint) -> int:
+    """Numbers that take one byte in int8: matrices of linear layers."""
+    matrices = (prod(shape) for name, shape in checkpoint.shapes.items() if _is_linear(name, shape))
+    return sum(matrices)
+
+
+def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and not any(part in name for part in _NOT_LINEAR)
+
+
+def bytes_per_token(config: Any, size: int) -> int:
+    """Keys and values of one token in all layers, in numbers of ``size`` bytes."""
+    text = config.get_text_config()
+    heads = int(text.num_attention_heads)
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    width = max(int(width), int(getattr(text, "global_head_dim", None) or 0))
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    if getattr(text, "kv_lora_rank", None):  # latent attention is kept unfolded
+        key_heads = heads
+        width = max(text.qk_nope_head_dim + text.qk_rope_head_dim, text.v_head_dim)
+    if getattr(text, "multi_query", False):
+        key_heads = 1
+    return int(text.num_hidden_layers * 2 * int(key_heads) * width * size)
+
+
+def _pages(limits: Limits, token: int, context: int) -> int:
+    if limits.pages is not None:
+        return limits.pages
+    affordable = limits.cache_bytes // (token * limits.page_size)
+    return max(affordable, -(-context // limits.page_size))
