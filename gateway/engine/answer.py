@@ -14,6 +14,7 @@ from gateway.engine.tokens import Served
 from gateway.engine.worker import EngineFailed, Outputs
 from gateway.errors import ApiError
 from gateway.generation import Delta, Json, Usage
+from gateway.wire.completion import CompletionRequest
 from gateway.wire.fields import CommonRequest
 from gateway.wire.render import Chunks, Head, dump, gather, whole_body
 from gateway.wire.stream import send_events
@@ -32,15 +33,29 @@ class Answer:
 
     async def deltas(self, outputs: Outputs) -> AsyncGenerator[Delta]:
         """One delta for each step that has something to say."""
-        for index, text in enumerate(self.batch.echoes):
+        scored = self._echoes_with_logprobs()
+        waiting = dict(enumerate(self.batch.echoes)) if scored else {}
+        for index, text in enumerate(() if scored else self.batch.echoes):
             yield Delta(choice=index, text=text)
         async for output in outputs:
-            delta = self._delta(output)
+            index = self.batch.index_of(output.request_id, output.choice)
+            if index in waiting:
+                yield self._echo(index, waiting.pop(index), output)
+            delta = self._delta(index, output)
             if delta.text or delta.logprobs or delta.finish_reason:
                 yield delta
 
-    def _delta(self, output: StepOutput) -> Delta:
-        index = self.batch.index_of(output.request_id, output.choice)
+    def _echoes_with_logprobs(self) -> bool:
+        asked = isinstance(self.wanted, CompletionRequest) and self.wanted.logprobs is not None
+        return asked and bool(self.batch.echoes)
+
+    def _echo(self, index: int, text: str, first: StepOutput) -> Delta:
+        """A prompt with the log-probs that came with the first step of its choice."""
+        opening = self.served.first_entry(self.batch.requests[index].prompt[0])
+        entries = [self.served.logprob_entry(one) for one in first.prompt_logprobs]
+        return Delta(choice=index, text=text, logprobs=(opening, *entries))
+
+    def _delta(self, index: int, output: StepOutput) -> Delta:
         if output.receipt is not None:
             self._receipts[index] = output.receipt
         entries = [self.served.logprob_entry(one) for one in output.logprobs]

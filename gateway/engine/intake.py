@@ -58,14 +58,13 @@ def completion_batch(wanted: CompletionRequest, served: Served, name: str) -> Ba
     prompts = [
         served.plain(one) if isinstance(one, str) else _checked(tuple(one), served) for one in given
     ]
-    longest = wanted.max_tokens or DEFAULT_MAX_TOKENS
+    longest = DEFAULT_MAX_TOKENS if wanted.max_tokens is None else wanted.max_tokens
     batch = _batch(wanted, served, name, prompts, longest, wanted.logprobs)
     if not wanted.echo:
         return batch
-    if wanted.logprobs is not None:
-        raise ApiError(
-            400, "'echo' cannot be combined with 'logprobs' of the prompt here.", param="echo"
-        )
+    if wanted.logprobs is not None or longest == 0:
+        scored = [replace(one, prompt_logprobs=wanted.logprobs or 0) for one in batch.requests]
+        batch = replace(batch, requests=tuple(scored))
     texts = [one if isinstance(one, str) else served.model.decode(one) for one in given]
     return replace(batch, echoes=tuple(text for text in texts for _ in range(batch.choices)))
 

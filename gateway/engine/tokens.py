@@ -41,6 +41,11 @@ class Served:
             "top_logprobs": [self._scored(token, score) for token, score in found.top],
         }
 
+    def first_entry(self, token: int) -> dict[str, Json]:
+        """The entry of a prompt's first token, which nothing predicts."""
+        text, raw = self.text_of(token)
+        return {"token": text, "logprob": None, "bytes": raw, "top_logprobs": None}
+
     def _scored(self, token: int, logprob: float) -> dict[str, Json]:
         text, raw = self.text_of(token)
         return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": raw}

@@ -40,13 +40,20 @@ class Asked:
     choices: int  # of each job
     include_usage: bool = False
     obfuscate: bool = False
+    echoes: tuple[str, ...] = ()  # of each job, put before its choices
+
+    def echo_of(self, index: int) -> str:
+        """What goes before the choice that stands at ``index`` of the response."""
+        return self.echoes[index // self.choices] if self.echoes else ""
 
     @property
     def want_receipt(self) -> bool:
         return self.jobs[0].want_receipt
 
 
-def asked(endpoint: Endpoint, wanted: CommonRequest, jobs: Sequence[Job]) -> Asked:
+def asked(
+    endpoint: Endpoint, wanted: CommonRequest, jobs: Sequence[Job], echoes: tuple[str, ...] = ()
+) -> Asked:
     """How ``wanted`` wants its answer written."""
     options = wanted.stream_options
     return Asked(
@@ -55,6 +62,7 @@ def asked(endpoint: Endpoint, wanted: CommonRequest, jobs: Sequence[Job]) -> Ask
         choices=wanted.n or 1,
         include_usage=bool(options and options.include_usage),
         obfuscate=bool(options and options.include_obfuscation),
+        echoes=echoes,
     )
 
 
@@ -149,7 +157,8 @@ async def _whole(
     request: web.Request, front: Front, progress: Progress, events: Events
 ) -> web.StreamResponse:
     wanted = progress.wanted
-    choices = [Choice(index) for index in range(len(wanted.jobs) * wanted.choices)]
+    count = len(wanted.jobs) * wanted.choices
+    choices = [Choice(index, [wanted.echo_of(index)]) for index in range(count)]
     async for at, event in events:
         delta = progress.note(at, event)
         if delta is not None:
@@ -189,7 +198,10 @@ async def _frames(progress: Progress, events: Events) -> AsyncGenerator[bytes]:
     wanted = progress.wanted
     head = new_head(wanted.endpoint, progress.model)
     chunks = Chunks(head, include_usage=wanted.include_usage, obfuscate=wanted.obfuscate)
-    yield b"".join(chunks.opening(len(wanted.jobs) * wanted.choices))
+    count = len(wanted.jobs) * wanted.choices
+    yield b"".join(chunks.opening(count))
+    for index in range(count if wanted.echoes else 0):
+        yield b"".join(chunks.more(Delta(choice=index, text=wanted.echo_of(index))))
     async for at, event in events:
         delta = progress.note(at, event)
         if delta is not None:

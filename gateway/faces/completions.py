@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gateway.faces.answering import asked, write_answer
 from gateway.faces.front import FRONT, IDENTITY
-from gateway.faces.jobs import chat_job, completion_jobs
+from gateway.faces.jobs import chat_job, completion_jobs, own_echoes
 from gateway.wire.body import read_body
 from gateway.wire.chat import ChatRequest
 from gateway.wire.completion import CompletionRequest
@@ -26,7 +26,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """Continue text."""
     wanted: CompletionRequest = await _read(request, parse_completion)
     jobs = completion_jobs(request, wanted)
-    return await write_answer(request, asked("completions", wanted, jobs))
+    return await write_answer(request, asked("completions", wanted, jobs, own_echoes(wanted)))
 
 
 async def _read(request: web.Request, parse: Any) -> Any:

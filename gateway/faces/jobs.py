@@ -61,6 +61,9 @@ def completion_jobs(request: web.Request, wanted: CompletionRequest) -> list[Job
             param="prompt",
         )
     body = wanted.model_dump(exclude_unset=True, exclude_none=True, exclude=_COMPLETION_DROPPED)
+    if body.pop("echo", False) and not own_echoes(wanted):
+        _check_one_model(wanted)
+        body["echo"] = True
     name = request[REQUEST_ID]
     return [
         _job(
@@ -72,6 +75,27 @@ def completion_jobs(request: web.Request, wanted: CompletionRequest) -> list[Job
         )
         for at, prompt in enumerate(prompts)
     ]
+
+
+def own_echoes(wanted: CompletionRequest) -> tuple[str, ...]:
+    """What the front end puts before the answer to each prompt.
+
+    Nothing where the tier must echo: only it knows a prompt's log-probs, or the text of tokens.
+    """
+    prompts = [one for one in wanted.prompts() if isinstance(one, str)]
+    if not wanted.echo or not prompts or wanted.logprobs is not None or wanted.max_tokens == 0:
+        return ()
+    return tuple(prompts)
+
+
+def _check_one_model(wanted: CompletionRequest) -> None:
+    if wanted.model == AUTO:
+        raise ApiError(
+            400,
+            "'echo' with 'logprobs' or without an answer tells how one model reads the prompt; "
+            "expected the name of one model.",
+            param="echo",
+        )
 
 
 def _job(

@@ -11,7 +11,6 @@ from gateway.wire.fields import (
     CommonRequest,
     EngineSpillwayOptions,
     Only,
-    OnlyFalse,
     Prediction,
     TokenId,
 )
@@ -29,13 +28,17 @@ Prompts = (
 
 
 class CompletionRequest(CommonRequest):
-    """Text, or tokens, to continue. Without `max_tokens` OpenAI's default of 16 holds."""
+    """Text, or tokens, to continue. Without `max_tokens` OpenAI's default of 16 holds.
+
+    `echo` puts the prompt before the answer, with its log-probs where log-probs are asked for.
+    """
 
     prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     prediction: Prediction | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    echo: bool | None = None
     best_of: Annotated[Any, Only((1,))] = None
-    echo: OnlyFalse = None
     suffix: Annotated[Any, Only(("",))] = None
 
     def prompts(self) -> list[str] | list[list[int]]:
@@ -51,5 +54,4 @@ class CompletionRequest(CommonRequest):
 class EngineCompletionRequest(CompletionRequest):
     """The same as a gateway sends it to its engine."""
 
-    echo: bool | None = None
     spillway: EngineSpillwayOptions | None = None

@@ -53,6 +53,8 @@ def parse_completion(raw: bytes, face: Face = "client") -> CompletionRequest:
             "n",
             f"{choices} choices were asked for (prompts times n); expected at most {MAX_CHOICES}.",
         )
+    if wanted.max_tokens == 0 and not wanted.echo:
+        _refuse("max_tokens", "'max_tokens' is 0; expected at least 1, or 'echo' to be true.")
     return wanted
 
 

@@ -139,7 +139,9 @@ def _legacy_logprobs(
     tokens = [str(entry["token"]) for entry in entries]
     starts = [offset + sum(map(len, tokens[:at])) for at in range(len(tokens))]
     tops = [
-        {str(rival["token"]): rival["logprob"] for rival in entry.get("top_logprobs") or ()}
+        None  # nothing comes before the first token of an echoed prompt
+        if entry["logprob"] is None
+        else {str(rival["token"]): rival["logprob"] for rival in entry.get("top_logprobs") or ()}
         for entry in entries
     ]
     return {

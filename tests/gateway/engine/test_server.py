@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -152,8 +153,61 @@ async def test_echo_puts_the_prompt_before_each_choice(client: Any, stream: bool
         _, found = await client.post("/v1/completions", echoed)
         texts = [choice["text"] for choice in found["choices"]]
     assert texts == wanted
-    status, found = await client.post("/v1/completions", {**asked, "echo": True, "logprobs": 1})
-    assert (status, found["error"]["param"]) == (400, "echo")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_echo_with_logprobs_scores_the_prompt_too(client: Any, stream: bool) -> None:
+    prompts = ["the quick brown fox", "lazy"]
+    asked = {"model": "large", "prompt": prompts, "n": 2, "max_tokens": 4, "seed": 1, "logprobs": 2}
+    _, bare = await client.post("/v1/completions", asked)
+    echoed = {**asked, "echo": True, "stream": stream}
+    if stream:
+        pieces: list[list[Any]] = [[] for _ in range(4)]
+        for event in await _events(client, "/v1/completions", echoed):
+            for choice in event["choices"]:
+                pieces[choice["index"]].append(choice)
+        found = [_joined(own) for own in pieces]
+    else:
+        _, body = await client.post("/v1/completions", echoed)
+        assert body["usage"] == {**bare["usage"], "prompt_tokens_details": ANY}
+        found = [(choice["text"], choice["logprobs"]) for choice in body["choices"]]
+    for index, (text, logprobs) in enumerate(found):
+        prompt, plain = prompts[index // 2], bare["choices"][index]
+        assert text == prompt + plain["text"]
+        assert "".join(logprobs["tokens"]) == text
+        assert (logprobs["token_logprobs"][0], logprobs["top_logprobs"][0]) == (None, None)
+        assert all(score <= 0 for score in logprobs["token_logprobs"][1:])
+        assert all(1 <= len(top) <= 2 for top in logprobs["top_logprobs"][1:])  # two may look alike
+        own = len(plain["logprobs"]["tokens"])
+        assert logprobs["tokens"][-own:] == plain["logprobs"]["tokens"]
+        assert logprobs["token_logprobs"][-own:] == pytest.approx(
+            plain["logprobs"]["token_logprobs"], abs=1e-3
+        )
+        starts = [len("".join(logprobs["tokens"][:at])) for at in range(len(logprobs["tokens"]))]
+        assert logprobs["text_offset"] == starts
+
+
+def _joined(choices: list[Any]) -> tuple[str, dict[str, list[Any]]]:
+    logprobs: dict[str, list[Any]] = {}
+    for choice in choices:
+        for key, values in (choice["logprobs"] or {}).items():
+            logprobs.setdefault(key, []).extend(values)
+    return "".join(choice["text"] for choice in choices), logprobs
+
+
+async def test_a_prompt_may_be_scored_without_any_answer(client: Any) -> None:
+    """As evaluation harnesses ask it: echo, log-probs, no token."""
+    asked = {"model": "large", "prompt": "the quick brown", "max_tokens": 0, "echo": True}
+    _, found = await client.post("/v1/completions", {**asked, "logprobs": 0})
+    [choice] = found["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("the quick brown", "length")
+    assert len(choice["logprobs"]["token_logprobs"]) == found["usage"]["prompt_tokens"]
+    assert choice["logprobs"]["top_logprobs"] is None or not any(choice["logprobs"]["top_logprobs"])
+    assert found["usage"]["completion_tokens"] == 0
+    _, bare = await client.post("/v1/completions", asked)
+    assert (bare["choices"][0]["text"], bare["choices"][0]["logprobs"]) == ("the quick brown", None)
+    status, refused = await client.post("/v1/completions", {**asked, "echo": False})
+    assert (status, refused["error"]["param"]) == (400, "max_tokens")
 
 
 async def test_tokens_and_their_text_are_the_same_prompt(client: Any, tiny_ladder: Any) -> None:

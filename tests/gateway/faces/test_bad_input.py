@@ -121,7 +121,9 @@ TABLE: list[tuple[str, bytes, int, str | None]] = [
     (TEXT, text(logprobs=True), 400, "logprobs"),
     (TEXT, text(best_of=2), 400, "best_of"),
     (TEXT, text(suffix="x"), 400, "suffix"),
-    (TEXT, text(echo=True), 400, "echo"),
+    (TEXT, text(echo=1), 400, "echo"),
+    (TEXT, text(echo=True, logprobs=1), 400, "echo"),  # by nobody in particular
+    (TEXT, text(max_tokens=0), 400, "max_tokens"),
     (TEXT, text(messages=USER), 400, "messages"),
 ]
 

@@ -195,6 +195,33 @@ async def test_several_prompts_are_one_job_each_with_merged_choices(served: Any)
     assert served.answerer.open == 0
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_echo_stands_before_every_choice_whoever_answers(
+    served: Any, stream: bool
+) -> None:
+    """Any tier can be echoed: it is not even told."""
+    asked = {"prompt": ["first: ", "second: "], "n": 2, "echo": True}
+    if stream:
+        told = [""] * 4
+        for one in (await events(served, "/v1/completions", **asked))[:-1]:
+            for choice in one["choices"]:
+                told[choice["index"]] += choice["text"]
+    else:
+        _, body = await served.post("/v1/completions", {"model": "auto", **asked})
+        told = [one["text"] for one in body["choices"]]
+    hello = "Hello wörld\u2028"
+    assert told == [prompt + hello for prompt in ("first: ", "first: ", "second: ", "second: ")]
+    assert all("echo" not in job.body for job in served.answerer.jobs)
+
+
+async def test_what_only_the_model_knows_of_a_prompt_it_must_echo_itself(served: Any) -> None:
+    for fields in ({"logprobs": 1}, {"prompt": [1, 2]}, {"max_tokens": 0}):
+        body = {"model": "river", "prompt": "hi", "echo": True, **fields}
+        _, found = await served.post("/v1/completions", body)
+        assert served.answerer.jobs[-1].body["echo"] is True
+        assert found["choices"][0]["text"] == "Hello wörld\u2028"
+
+
 async def test_one_failing_prompt_fails_the_request_and_stops_the_others(served: Any) -> None:
     async def second_fails(job: Job) -> AsyncIterator[AnswerEvent]:
         if job.body["prompt"] == "b":
