@@ -14,13 +14,13 @@ _MIDDLES: Final = tuple(
     (low + high) / 2 for low, high in zip((0.0, *_EDGES), (*_EDGES, 1.0), strict=True)
 )
 _PRIOR: Final = 4.0  # observations the claim itself is worth
-_MEMORY: Final = 0.995  # weight left to an observation by the next one of its bucket
+_MEMORY: Final = 0.99  # weight left to an observation by the next one of its bucket
 _REQUEST_PRIOR: Final = 3.0  # accepted tokens the common rate is worth against a request's own
 _REQUEST_MEMORY: Final = 0.9
 _SUREST: Final = 0.995  # nothing is certain
-_HIT_RATE: Final = 0.7  # assumed of a draft model before evidence
-_HIT_PRIOR: Final = 4.0
-_HIT_MEMORY: Final = 0.98
+_HIT_RATE: Final = 0.85  # hoped of a draft model before evidence
+_COMMON_HITS: Final = (4.0, 0.98)  # outcomes the expectation is worth, weight left by the next one
+_OWN_HITS: Final = (2.0, 0.9)
 
 Sources = frozenset[str]
 
@@ -50,42 +50,51 @@ class Outlook:
     """How a single request does against the common rate; a text may repeat itself or never do."""
 
     def __init__(self) -> None:
-        self._seen: dict[Sources, tuple[float, float]] = {}  # accepted, expected
+        self._seen: dict[Sources, tuple[float, float, float]] = {}  # accepted, expected, observed
 
-    def factor(self, sources: Sources) -> float:
-        """By what to multiply the common rate of ``sources``."""
-        accepted, expected = self._seen.get(sources, (0.0, 0.0))
-        return (accepted + _REQUEST_PRIOR) / (expected + _REQUEST_PRIOR)
+    def applied(self, sources: Sources, rate: float) -> float:
+        """The common ``rate`` of ``sources`` as it is in this request.
+
+        Fewer successes than expected scale the chance of success, fewer failures that of failure:
+        a few accepted tokens in a row do not make a certainty of what is nearly one.
+        """
+        accepted, expected, observed = self._seen.get(sources, (0.0, 0.0, 0.0))
+        if accepted < expected:
+            return rate * (accepted + _REQUEST_PRIOR) / (expected + _REQUEST_PRIOR)
+        failed, feared = observed - accepted, observed - expected
+        return 1.0 - (1.0 - rate) * (failed + _REQUEST_PRIOR) / (feared + _REQUEST_PRIOR)
 
     def observe(self, sources: Sources, expected: float, accepted: bool) -> None:
         """Learn one outcome; ``expected`` is the common rate it had."""
-        hits, awaited = self._seen.get(sources, (0.0, 0.0))
+        hits, awaited, observed = self._seen.get(sources, (0.0, 0.0, 0.0))
         left = _REQUEST_MEMORY
-        self._seen[sources] = (hits * left + accepted, awaited * left + expected)
+        self._seen[sources] = (hits * left + accepted, awaited * left + expected,
+                               observed * left + 1.0)  # fmt: skip
 
 
 class HitRate:
     """How often a draft model's children of a node hold the target's token."""
 
-    def __init__(
-        self, expected: float = _HIT_RATE, *, prior: float = _HIT_PRIOR, memory: float = _HIT_MEMORY
-    ) -> None:
-        """``expected``: the rate assumed before evidence, worth ``prior`` outcomes; ``memory``: the
-        weight left to an outcome by the next.
+    def __init__(self, common: HitRate | None = None) -> None:
+        """``common``: that of all requests, by which one's own is judged before it has shown much;
+        None for the common one itself.
         """
-        self._hits = expected * prior
-        self._tries = prior
-        self._memory = memory
+        self._common = common
+        self._prior, self._memory = _COMMON_HITS if common is None else _OWN_HITS
+        self._hits = self._tries = 0.0
 
     @property
     def rate(self) -> float:
         """Estimated probability."""
-        return self._hits / self._tries
+        expected = _HIT_RATE if self._common is None else self._common.rate
+        return (self._hits + self._prior * expected) / (self._tries + self._prior)
 
     def observe(self, hit: bool) -> None:
         """Learn one outcome."""
         self._hits = self._hits * self._memory + hit
         self._tries = self._tries * self._memory + 1.0
+        if self._common is not None:
+            self._common.observe(hit)
 
 
 class Odds:
@@ -103,7 +112,7 @@ class Odds:
         key = (sources, bisect_right(_EDGES, claim))
         known = self._known.get(key)
         if known is None:
-            rate = self._calibration.rate(*key) * self._outlook.factor(sources)
+            rate = self._outlook.applied(sources, self._calibration.rate(*key))
             known = self._known[key] = min(rate, _SUREST)
         return known
 

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 _NOISE: Final = 0.05  # variance of one measurement's logarithm
 _RESTLESS: Final = 0.05  # variance the machine's pace gains with each measurement
-_DRIFT: Final = 2e-5  # variance a part of a cost gains with each measurement of any model
-_UNSURE: Final = 0.03  # the most it gains, and what it begins with
+_DRIFT: Final = 5e-5  # variance a part of a cost gains with each measurement of any model
+_UNSURE: Final = 0.1  # the most it gains, and what it begins with
 _JUMP: Final = 1.0  # the pace takes a logarithm further off than this as this far
-_SURPRISE: Final = 0.2  # a part does so from here: what is far off at once is the machine
+_SURPRISE: Final = 0.2  # a well-known part does so from here: what jumps is the machine
 
 
 class Load(NamedTuple):
@@ -113,11 +113,11 @@ class StepCost:
         pace, shares = self.pace, [part / total for part in parts]
         self._age()
         own = [share * variance for share, variance in zip(shares, self._variance, strict=True)]
-        spread = sum(share * part for share, part in zip(shares, own, strict=True))
-        spread += pace.variance + _NOISE
+        doubt = sum(share * part for share, part in zip(shares, own, strict=True))
+        spread = doubt + pace.variance + _NOISE
         error = math.log(seconds / total) - pace.log
-        pace.log += pace.variance * min(max(error, -_JUMP), _JUMP) / spread
-        error = min(max(error, -_SURPRISE), _SURPRISE) / spread
+        pace.log += pace.variance * _within(error, _JUMP) / spread
+        error = _within(error, max(_SURPRISE, 2.0 * math.sqrt(doubt))) / spread
         pace.variance -= pace.variance**2 / spread
         for part, gain in enumerate(own):
             self._log[part] += gain * error
@@ -142,6 +142,10 @@ class StepCost:
             factors[3] * units[1] * load.context,
             factors[4] * units[2] * load.pairs,
         ]
+
+
+def _within(value: float, most: float) -> float:
+    return min(max(value, -most), most)
 
 
 class _Curve:

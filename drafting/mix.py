@@ -22,8 +22,6 @@ __all__ = ["Ask", "Credit", "DraftControl", "Drafting", "RequestDrafts"]
 _LONGEST_REST: Final = 16  # steps a request whose drafts do not pay goes without lookups
 _LOOKUP_SHARE: Final = 0.005  # of a step's time that fruitless lookups may take
 _LOOKUP_MEMORY: Final = 0.9
-_REQUEST_PRIOR: Final = 2.0  # outcomes the common hit rate is worth against a request's own
-_REQUEST_MEMORY: Final = 0.9
 _TRIAL_NODES: Final = 2  # verified of a trial's draft
 
 
@@ -104,11 +102,7 @@ class Drafting:
         self.check(control)
         wanted = self.names if control.sources is None else control.sources
         sources = [source for source in self._sources if source.name in wanted]
-        hits = {
-            model.name: HitRate(model.hits.rate, prior=_REQUEST_PRIOR, memory=_REQUEST_MEMORY)
-            for model in self._models
-            if model.name in wanted
-        }
+        hits = {model.name: HitRate(model.hits) for model in self._models if model.name in wanted}
         return RequestDrafts(request, control, sources, hits)
 
     def propose(self, asks: Sequence[Ask], *, other_tokens: int = 0) -> list[DraftTree]:
@@ -123,7 +117,7 @@ class Drafting:
         if not drafts:
             return trees
         self._look_up(drafts, batch)
-        trial = self._run_models(drafts, batch)
+        trial = self._run_models(drafts, batch) or self._lookup_trial(drafts, batch)
         chosen = self._choose(drafts, batch, trial)
         self._note_lookups(drafts, chosen, batch)
         for draft, nodes in zip(drafts, chosen, strict=True):
@@ -147,7 +141,7 @@ class Drafting:
             for model in self._models:
                 own = session.hits.get(model.name)
                 if own is not None:
-                    _learn_hits(proposed, tokens, model.name, (own, model.hits))
+                    _learn_hits(proposed, tokens, model.name, own)
         session.settle(tree, path, tokens)
 
     def _drafts(self, asks: Sequence[Ask], batch: Batch) -> list[_Draft]:
@@ -155,10 +149,9 @@ class Drafting:
         able = [place for place, ask in enumerate(asks) if _able(ask)]
         if not able:
             return []
-        self.planner.earn_trial(batch)
-        auto = self.planner.worthwhile(batch) or self.planner.affords_trial(
-            2.0 * self.planner.base_seconds(batch)
-        )
+        planner = self.planner
+        planner.earn_trial(batch)
+        auto = planner.worthwhile(batch) or planner.affords_trial(planner.base_seconds(batch))
         drafts = []
         for place in able:
             session, context, room, depth = asks[place]
@@ -191,7 +184,15 @@ class Drafting:
                 if tree:
                     draft.growth.graft(tree, draft.max_depth)
 
-    def _run_models(self, drafts: Sequence[_Draft], batch: Batch) -> ModelAsk | None:
+    def _lookup_trial(self, drafts: Sequence[_Draft], batch: Batch) -> Growth | None:
+        """A tree to verify where none seems to pay, lest that be a mistake for good."""
+        if self.planner.worthwhile(batch):
+            return None
+        found = [draft.growth for draft in drafts if draft.growth.tokens and not draft.fixed]
+        self.planner.spend(self.planner.base_seconds(batch))
+        return found[0] if found else None
+
+    def _run_models(self, drafts: Sequence[_Draft], batch: Batch) -> Growth | None:
         """Let the draft models add where that is expected to pay; the trial among it, if any."""
         trial = None
         for model in self._models:
@@ -204,7 +205,7 @@ class Drafting:
             thrift = Thrift(self.planner, model.cost, batch)
             thrift.start([draft.growth.reach for draft in drafts if not draft.fixed])
             self._grow(model, asks, thrift)
-            trial = thrift.trial or trial
+            trial = thrift.trial.growth if thrift.trial is not None else trial
         return trial
 
     def _grow(self, model: ModelDrafter, asks: Sequence[ModelAsk], thrift: Thrift) -> None:
@@ -235,7 +236,7 @@ class Drafting:
         )
 
     def _choose(
-        self, drafts: Sequence[_Draft], batch: Batch, trial: ModelAsk | None
+        self, drafts: Sequence[_Draft], batch: Batch, trial: Growth | None
     ) -> list[list[int]]:
         """The nodes of each tree that will be verified."""
         if not any(draft.growth.tokens for draft in drafts):
@@ -254,7 +255,7 @@ class Drafting:
         )
         for place, nodes in zip(auto, shared, strict=True):
             draft = drafts[place]
-            if trial is not None and draft.growth is trial.growth and len(nodes) < _TRIAL_NODES:
+            if draft.growth is trial and len(nodes) < _TRIAL_NODES:
                 nodes = likeliest(draft.growth.reach, min(_TRIAL_NODES, draft.max_nodes))
             fixed[place] = nodes
         return [fixed[place] for place in range(len(drafts))]
@@ -280,9 +281,7 @@ def _able(ask: Ask) -> bool:
     )
 
 
-def _learn_hits(
-    tree: DraftTree, tokens: Sequence[int], name: str, rates: Sequence[HitRate]
-) -> None:
+def _learn_hits(tree: DraftTree, tokens: Sequence[int], name: str, rate: HitRate) -> None:
     """Follow ``tokens`` through what source ``name`` proposed, until it has no child to offer."""
     below = children(tree)
     node = ROOT
@@ -294,8 +293,7 @@ def _learn_hits(
         }
         if not offered:
             return
-        for rate in rates:
-            rate.observe(token in offered)
+        rate.observe(token in offered)
         if token not in offered:
             return
         node = offered[token]

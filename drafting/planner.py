@@ -14,6 +14,7 @@ WORTH: Final = 1.02
 """Tokens per second must rise by this factor before anything is drafted."""
 _SUREST_NODE: Final = 0.95  # the best a draft can hope for when only the load is known
 _DEEPEST: Final = 8  # and as deep
+_PUT_BY: Final = 4.0  # steps whose time may be put by at most
 _TRIED: Final = 0.007  # of its time a model spends on trying drafts it does not believe in
 
 
@@ -130,11 +131,13 @@ class Planner:
 
     def earn_trial(self, batch: Batch) -> None:
         """Put by a small share of the step's time for trials."""
-        self._allowance += _TRIED * self.base_seconds(batch)
+        base = self.base_seconds(batch)
+        self._allowance = min(self._allowance + _TRIED * base, _PUT_BY * base)
 
-    def affords_trial(self, seconds: float, *, spend: bool = True) -> bool:
-        """Whether enough was put by for a trial of ``seconds``; if so, all of it is spent."""
-        enough = self._allowance >= seconds
-        if enough and spend:
-            self._allowance = 0.0
-        return enough
+    def affords_trial(self, seconds: float) -> bool:
+        """Whether enough was put by for a trial of ``seconds``."""
+        return self._allowance >= seconds
+
+    def spend(self, seconds: float) -> None:
+        """Take what a trial costs; it may cost more than there is, then the next one waits."""
+        self._allowance -= seconds

@@ -80,6 +80,8 @@ class Thrift:
         context = float(sum(len(ask.context) for ask in level.asks))
         load = Load(level.rows, requests, context, level.rows * context / requests)
         self._draft_cost.observe(load, seconds)
+        if self.trial is not None:
+            self._planner.spend(self._draft_cost.pace.standard(seconds))
         self._seconds += self._draft_cost(*load)
         for ask in level.asks:
             if not ask.fixed:
@@ -145,7 +147,7 @@ class Thrift:
         worth = worth or [max(shares, key=lambda node: shares[node])]
         frontier = with_ancestors(ask, worth)
         unread = len(frontier) - len(worth) + _session(ask).pending(ask.context) - 1
-        reading = self._reading_price(unread)
+        reading = self._price(self._reading_seconds(unread))
         value, emitted = sum(shares[node] for node in worth), ask.emitted
         net = [
             value * gain - depth * price - reading / max(emitted / (1.0 + value * gain), 1.0)
@@ -155,16 +157,17 @@ class Thrift:
 
     def _try(self, bids: Sequence[_Bid]) -> None:
         """Now and then draft all the same, where it is cheapest: what was learned may be past."""
-        level = self._level_seconds(1) + self._draft_row + self._verify_row
-        if not self._planner.affords_trial(_TRIAL_LEVELS * level, spend=False):
-            return
+        base = self._planner.base_seconds(self._batch)
+        level = self._level_seconds(1) + self._draft_row
         bid = min(bids, key=lambda bid: _session(bid.ask).pending(bid.ask.context))
         unread = _session(bid.ask).pending(bid.ask.context) - 1
-        reading = self._draft_cost.added(1, unread, self._batch.mean_context)
-        if self._planner.affords_trial(_TRIAL_LEVELS * level + reading):
+        # A model that truly costs more than this is of no use, so its trials are for finding out.
+        seconds = min(_TRIAL_LEVELS * level + self._reading_seconds(unread), base)
+        if self._planner.affords_trial(seconds + self._verify_row):
             self.trial = bid.ask
             self._left = _TRIAL_LEVELS - 1
             bid.ask.frontier = bid.frontier
+            self._planner.spend(self._verify_row)
 
     def _go_on_trying(self) -> None:
         if self.trial is None or self._left <= 0:
@@ -175,11 +178,9 @@ class Thrift:
             best = max(shares, key=lambda node: shares[node])
             self.trial.frontier = with_ancestors(self.trial, [best])
 
-    def _reading_price(self, unread: int) -> float:
-        """Of rows that bring the model up to date;"""
-        if unread <= 0:
-            return 0.0
-        return self._price(self._draft_cost.added(1, unread, self._batch.mean_context))
+    def _reading_seconds(self, unread: int) -> float:
+        """Of rows that bring the model up to date."""
+        return self._draft_cost.added(1, unread, self._batch.mean_context) if unread > 0 else 0.0
 
     def _level_seconds(self, requests: int) -> float:
         """Of a forward of the draft model, less what its rows cost one by one."""

@@ -47,8 +47,16 @@ def test_a_request_that_does_worse_than_usual_is_expected_to_go_on_so():
     for _ in range(20):
         bad.observe(A, 0.5, False)
         good.observe(A, 0.5, True)
-    assert bad.factor(A) < 0.5 < 1.0 < good.factor(A)
-    assert Outlook().factor(A) == 1.0
+    assert bad.applied(A, 0.5) < 0.25
+    assert good.applied(A, 0.5) > 0.75
+    assert Outlook().applied(A, 0.5) == 0.5
+
+
+def test_a_few_successes_in_a_row_make_no_certainty_of_what_is_nearly_one():
+    outlook = Outlook()
+    for _ in range(20):
+        outlook.observe(A, 0.95, True)
+    assert 0.95 < outlook.applied(A, 0.95) < 0.96
 
 
 def test_siblings_share_at_most_one():

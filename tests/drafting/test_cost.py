@@ -59,8 +59,8 @@ def test_load_changes_the_pace_and_not_the_shape():
         rows, load = rng.choice((1, 8, 16)), rng.choice((1.0, 1.0, 5.0))
         for _ in range(10):
             cost.observe(Load(rows), load * truth(rows))
-        assert cost(8) / cost(1) == pytest.approx(2.0, rel=0.3)
-        assert cost(16) / cost(1) == pytest.approx(4.0, rel=0.3)
+        assert cost(8) / cost(1) == pytest.approx(2.0, rel=0.4)
+        assert cost(16) / cost(1) == pytest.approx(4.0, rel=0.4)
 
 
 def test_models_of_one_machine_share_its_pace():
