@@ -12,6 +12,7 @@ from gateway.generation import Delta, Endpoint, Job, Json, Tier
 
 _MOST_RIVALS: Mapping[Endpoint, int] = {"chat": 20, "completions": 5}
 _MOST_DRAFTS = 16
+_LONGEST_PREDICTION = 1e9  # tokens
 HandedUp = Literal["prediction", "drafts"]
 
 
@@ -59,19 +60,26 @@ def plain_question(job: Job) -> Question:
 
 
 def question(
-    job: Job, tier: Tier, *, judge_rivals: int | None = None, rejected: Sequence[Answer] = ()
+    job: Job,
+    tier: Tier,
+    *,
+    judge_rivals: int | None = None,
+    rejected: Sequence[Answer] = (),
+    expected_tokens: float | None = None,
 ) -> Question:
-    """What to send ``tier``: with log-probs for the judge, with the answers rejected so far."""
+    """What to send ``tier``: with log-probs for the judge, with the answers rejected so far.
+
+    ``expected_tokens`` is the router's guess of the answer's length, for the engine's queue.
+    """
     body: dict[str, Json] = dict(job.body)
     if judge_rivals is not None and "logprobs" in tier.capabilities:
         _ask_for_logprobs(body, job.endpoint, judge_rivals)
     handed_up = _hand_up(body, tier, rejected)
-    return Question(
-        body=body,
-        rivals=_rivals_wanted(job),
-        handed_up=handed_up,
-        added=body != job.body,
-    )
+    added = body != job.body
+    if expected_tokens is not None and "drafts" in tier.capabilities:
+        predicted = {"predicted_tokens": round(min(expected_tokens, _LONGEST_PREDICTION))}
+        body["spillway"] = {**body.get("spillway", {}), **predicted}
+    return Question(body=body, rivals=_rivals_wanted(job), handed_up=handed_up, added=added)
 
 
 def _rivals_wanted(job: Job) -> int | None:

@@ -49,6 +49,11 @@ class TrainedOutlook:
         """See ``Outlook``."""
         return self.reading.probabilities
 
+    @property
+    def expected_tokens(self) -> float | None:
+        """See ``Outlook``."""
+        return self.reading.expected_tokens
+
     def score(self, tier: str, choice: Choice, tokens: int | None) -> float | None:
         """See ``Outlook``."""
         if self.judge is None or tier not in self.judge.tiers:

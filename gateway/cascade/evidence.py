@@ -17,6 +17,11 @@ class Outlook(Protocol):
         """Calibrated P(this tier's answer is good | request) by tier name."""
         ...
 
+    @property
+    def expected_tokens(self) -> float | None:
+        """Predicted length of the answer, None when nobody can tell."""
+        ...
+
     def score(self, tier: str, choice: Choice, tokens: int | None) -> float | None:
         """P(good | request, answer) of one choice of ``tokens``, None if that is unknown.
 

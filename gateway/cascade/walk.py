@@ -150,7 +150,12 @@ class Walk:
         Raises:
             TierBroken: after its first event.
         """
-        asked = question(self._asked.job, tier, rejected=self._rejected_answers())
+        asked = question(
+            self._asked.job,
+            tier,
+            rejected=self._rejected_answers(),
+            expected_tokens=self._expected_tokens(),
+        )
         gathering = Gathering(self._choices())
         started = False
         try:
@@ -178,6 +183,7 @@ class Walk:
             tier,
             judge_rivals=self._asked.judge_rivals,
             rejected=self._rejected_answers(),
+            expected_tokens=self._expected_tokens(),
         )
         gathering, done = Gathering(self._choices()), None
         try:
@@ -324,6 +330,11 @@ class Walk:
     def _note(self, attempt: Attempt, error: GatewayError) -> None:
         self._errors.append(error)
         attempt.outcome = outcome_of(error)
+
+    def _expected_tokens(self) -> float | None:
+        outlook = self._asked.outlook
+        expected = None if outlook is None else outlook.expected_tokens
+        return expected if expected is not None and 0 <= expected < math.inf else None
 
     def _rejected_answers(self) -> list[Answer]:
         return [one.answer for one in self._rejected]

@@ -115,6 +115,7 @@ def _batch(
         "speculation": _speculation(wanted),
         "top_logprobs": top_logprobs,
         "cache_salt": wanted.cache_salt or "",
+        "predicted_tokens": getattr(wanted.spillway, "predicted_tokens", None),
     }
     requests = tuple(
         GenerationRequest(request_id=f"{name}#{at}", prompt=prompt, choice=choice, **shared)

@@ -124,6 +124,7 @@ class EngineSpillwayOptions(SpillwayOptions):
     """What a gateway may also tell an engine."""
 
     drafts: Annotated[list[Draft], Field(max_length=MAX_DRAFTS)] | None = None
+    predicted_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None  # of the answer
 
 
 class CommonRequest(Strict):

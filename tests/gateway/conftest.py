@@ -227,6 +227,7 @@ def fails(error: Exception, *before: str) -> Callable[..., AsyncIterator[TierEve
 class FixedOutlook:
     probabilities: Mapping[str, float]
     scores: Callable[[str, Choice], float | None]
+    expected_tokens: float | None = None
 
     def score(self, tier: str, choice: Choice, tokens: int | None) -> float | None:
         return self.scores(tier, choice)

@@ -27,6 +27,18 @@ def test_nothing_is_added_when_there_is_nothing_to_add(make_job: Any) -> None:
     assert (asked.body, asked.added, asked.handed_up) == (job.body, False, ())
 
 
+def test_our_own_engine_hears_how_long_the_answer_will_probably_be(make_job: Any) -> None:
+    job = make_job()
+    asked = question(job, ALL, expected_tokens=12.6, rejected=[answer("a", "b")])
+    assert asked.body["spillway"]["predicted_tokens"] == 13
+    assert len(asked.body["spillway"]["drafts"]) == 1
+    assert question(job, ALL, expected_tokens=1e300).body["spillway"] == {"predicted_tokens": 10**9}
+    alone = question(job, ALL, expected_tokens=12.6)
+    assert not alone.added, "an engine that refuses the request is not asked again without it"
+    foreign = SimpleNamespace(capabilities=frozenset({"logprobs"}))
+    assert question(job, foreign, expected_tokens=12.6).body == job.body
+
+
 @pytest.mark.parametrize(
     ("body", "sent"),
     [
