@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.attention_batches import MAX_PADDED_ROWS, Extent, spans
 from kernels.errors import KernelError
 from kernels.tree_words import ancestors, check_parents, depths
 
-MAX_PADDED_ROWS = 64  # a request with more fresh rows is attended to on its own
-MAX_PADDING = 1.6  # batched work over summed work, above which requests are not batched
-CALL_COST = 12_000  # score elements that cost as much as one more call, measured on one core
+Mask = NDArray[np.float32]
 
 
 class Rows(NamedTuple):
@@ -40,7 +40,8 @@ class Segment(NamedTuple):
     rows: int  # over all slots
     padded: int  # fresh rows of each slot, padded to the longest
     length: int  # longest context with scratch
-    mask: Tensor | None  # additive, [slots, 1, padded * groups or padded, length]; None: see all
+    mask: Tensor | None  # float32, added to scores: [slots, 1, padded * groups, length], or for
+    # more than MAX_PADDED_ROWS rows [1, 1, padded, length]; None: everything is seen
     gather: Tensor | None  # [slots * padded] row of each padded place; None: nothing is padded
     scatter: Tensor | None  # [rows] padded place of each row
 
@@ -58,12 +59,14 @@ class AttentionPlan(NamedTuple):
 
     segments: tuple[Segment, ...]
     total_rows: int
+    dtype: torch.dtype  # of queries, keys and values
 
     def to(self, device: torch.device) -> AttentionPlan:
         """The same on ``device``; nothing is copied where it already lies there."""
         if device.type == "cpu":  # where plans are made
             return self
-        return self._replace(segments=tuple(_moved(segment, device) for segment in self.segments))
+        moved = (_moved(segment, device, self.dtype) for segment in self.segments)
+        return self._replace(segments=tuple(moved))
 
 
 def plan_attention(
@@ -82,11 +85,12 @@ def plan_attention(
     _check_requests(requests)
     segments: list[Segment] = []
     first_row = 0
-    for batch in _batches(requests):
-        segment = _segment(batch, first_row, groups, dtype, window)
+    extents = [Extent(request.slot, request.fresh, _length(request)) for request in requests]
+    for start, end in spans(extents, groups):
+        segment = _segment(requests[start:end], first_row, groups, window)
         segments.append(segment)
         first_row += segment.rows
-    return AttentionPlan(tuple(segments), first_row)
+    return AttentionPlan(tuple(segments), first_row, dtype)
 
 
 def tree_attention(
@@ -117,22 +121,21 @@ def tree_attention(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _moved(segment: Segment, device: torch.device) -> Segment:
+def _moved(segment: Segment, device: torch.device, dtype: torch.dtype) -> Segment:
     def there(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device)
 
-    return segment._replace(
-        mask=there(segment.mask), gather=there(segment.gather), scatter=there(segment.scatter)
-    )
+    mask = None if segment.mask is None else segment.mask.to(device, dtype)
+    return segment._replace(mask=mask, gather=there(segment.gather), scatter=there(segment.scatter))
 
 
 def _attend(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
-    if segment.slots == 1:
-        return _attend_one(q, kv, segment, scoring)
-    return _attend_many(q, kv, segment, scoring)
+    if segment.padded > MAX_PADDED_ROWS:
+        return _attend_long(q, kv, segment, scoring)
+    return _attend_grouped(q, kv, segment, scoring)
 
 
-def _attend_one(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
+def _attend_long(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
     rows, key_heads = segment.rows, kv.shape[2] // 2
     heads, size = q.shape[1], q.shape[2]
     groups = heads // key_heads
@@ -150,28 +153,36 @@ def _attend_one(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Te
     return out.permute(2, 0, 1, 3).reshape(rows, heads * size)
 
 
-def _attend_many(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
+def _attend_grouped(q: Tensor, kv: Tensor, segment: Segment, scoring: Scoring) -> Tensor:
+    """All query heads of a key head as rows of one product."""
     key_heads, heads, size = kv.shape[2] // 2, q.shape[1], q.shape[2]
     groups, slots, padded = heads // key_heads, segment.slots, segment.padded
     own = q[segment.first_row : segment.first_row + segment.rows]
     if segment.gather is not None:
         own = own.index_select(0, segment.gather)
-    own = own.view(slots, padded, key_heads, groups, size).transpose(1, 2)
-    context = kv[segment.first_slot : segment.first_slot + slots, : segment.length].transpose(1, 2)
-    sinks = scoring.sinks
-    if sinks is not None:
-        sinks = sinks.view(1, key_heads, 1, groups).expand(-1, -1, padded, -1)
-        sinks = sinks.reshape(1, key_heads, -1, 1)
+    own = own.view(slots, padded, key_heads, groups, size)
+    context = kv[segment.first_slot : segment.first_slot + slots, : segment.length]
+    if slots > 1 and kv.dtype is torch.bfloat16 and kv.device.type == "cpu":
+        own, context = own.float(), context.float()  # read once in order; products are faster too
+    context = context.transpose(1, 2)
+    if scoring.sinks is not None:
+        scoring = scoring._replace(sinks=_grouped_sinks(scoring.sinks, key_heads, padded))
     out = _weighted(
-        own.reshape(slots, key_heads, padded * groups, size),
+        own.transpose(1, 2).reshape(slots, key_heads, padded * groups, size),
         context[:, :key_heads],
         context[:, key_heads:],
         segment.mask,
-        scoring._replace(sinks=sinks),
+        scoring,
     )
-    out = out.view(slots, key_heads, padded, groups, size).transpose(1, 2)
-    flat = out.reshape(slots * padded, heads * size)
+    if padded > 1:
+        out = out.view(slots, key_heads, padded, groups, size).transpose(1, 2)
+    flat = out.reshape(slots * padded, heads * size).to(q.dtype)
     return flat if segment.scatter is None else flat.index_select(0, segment.scatter)
+
+
+def _grouped_sinks(sinks: Tensor, key_heads: int, padded: int) -> Tensor:
+    by_head = sinks.view(1, key_heads, 1, -1).expand(-1, -1, padded, -1)
+    return by_head.reshape(1, key_heads, -1, 1)
 
 
 def _weighted(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, by: Scoring) -> Tensor:
@@ -190,35 +201,11 @@ def _weighted(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, by: 
     return weights[..., : keys.shape[-2]] @ values
 
 
-def _batches(requests: Sequence[Rows]) -> list[list[Rows]]:
-    """Neighbours that are cheaper together than apart."""
-    batches: list[list[Rows]] = []
-    for request in requests:
-        if batches and _worth_joining([*batches[-1], request]):
-            batches[-1].append(request)
-        else:
-            batches.append([request])
-    return batches
-
-
-def _worth_joining(batch: Sequence[Rows]) -> bool:
-    if batch[-1].slot != batch[-2].slot + 1:
-        return False
-    widest = max(request.fresh for request in batch)
-    if widest > MAX_PADDED_ROWS:
-        return False
-    longest = max(_length(request) for request in batch)
-    apart = sum(request.fresh * _length(request) + CALL_COST for request in batch)
-    return len(batch) * widest * longest <= MAX_PADDING * apart
-
-
 def _length(request: Rows) -> int:
     return request.context + len(request.parents)
 
 
-def _segment(
-    batch: Sequence[Rows], first_row: int, groups: int, dtype: torch.dtype, window: int | None
-) -> Segment:
+def _segment(batch: Sequence[Rows], first_row: int, groups: int, window: int | None) -> Segment:
     padded = max(request.fresh for request in batch)
     length = max(_length(request) for request in batch)
     rows = sum(request.fresh for request in batch)
@@ -230,7 +217,7 @@ def _segment(
         rows=rows,
         padded=padded,
         length=length,
-        mask=_mask(batch, padded, length, groups, dtype, window),
+        mask=_mask(batch, padded, length, groups, window),
         gather=gather,
         scatter=scatter,
     )
@@ -251,39 +238,41 @@ def _padding(batch: Sequence[Rows], padded: int) -> tuple[Tensor | None, Tensor 
 
 
 def _mask(
-    batch: Sequence[Rows],
-    padded: int,
-    length: int,
-    groups: int,
-    dtype: torch.dtype,
-    window: int | None,
+    batch: Sequence[Rows], padded: int, length: int, groups: int, window: int | None
 ) -> Tensor | None:
-    if len(batch) == 1 and padded == 1 and len(batch[0].parents) == 1 and window is None:
+    if padded == 1 and window is None and all(len(request.parents) == 1 for request in batch):
+        return _decoding_mask(batch, length, groups)
+    hidden = np.full((len(batch), padded, length), -np.inf, dtype=np.float32)
+    for own, request in zip(hidden, batch, strict=True):
+        own[request.fresh :, 0] = 0.0  # padding must see something, or it is NaN
+        _reveal(own[: request.fresh], request, window)
+    if len(batch) == 1 and not hidden.any():
         return None
-    visible = np.zeros((len(batch), padded, length), dtype=np.bool_)
-    for place, request in enumerate(batch):
-        visible[place, : request.fresh, : _length(request)] = _visible(request, window)
-        visible[place, request.fresh :, 0] = True  # padding must see something, or it is NaN
-    if visible.all():
-        return None
-    mask = torch.zeros(visible.shape, dtype=dtype)
-    mask.masked_fill_(torch.from_numpy(~visible), float("-inf"))
-    if len(batch) > 1:
-        mask = mask.repeat_interleave(groups, dim=1)
-    return mask.unsqueeze(1)
+    if padded <= MAX_PADDED_ROWS:
+        hidden = hidden.repeat(groups, axis=1)
+    return torch.from_numpy(hidden).unsqueeze(1)
 
 
-def _visible(request: Rows, window: int | None) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """Which of its context and scratch each fresh row sees; bool [fresh, context + scratch]."""
+def _decoding_mask(batch: Sequence[Rows], length: int, groups: int) -> Tensor | None:
+    """Of one row each, which sees all of its context and itself."""
+    lengths = np.array([_length(request) for request in batch])
+    if lengths.min() == length:
+        return None
+    hidden = np.where(np.arange(length) < lengths[:, None], np.float32(0.0), np.float32(-np.inf))
+    return torch.from_numpy(hidden[:, None, None].repeat(groups, axis=2))
+
+
+def _reveal(hidden: Mask, request: Rows, window: int | None) -> None:
+    """Zero in ``hidden`` [fresh, length] what each fresh row sees of its context and scratch."""
     scratch, context = len(request.parents), request.context
-    seen = np.ones((request.fresh, context + scratch), dtype=np.bool_)
-    seen[:, context:] = ancestors(request.parents)[scratch - request.fresh :]
+    hidden[:, :context] = 0.0
+    seen = ancestors(request.parents)[scratch - request.fresh :]
+    hidden[:, context : context + scratch][seen] = 0.0
     if window is not None:
         depth = depths(request.parents)
         key_positions = np.concatenate([np.arange(context), context + depth])
         own = context + depth[scratch - request.fresh :]
-        seen &= own[:, None] - key_positions[None, :] < window
-    return seen
+        hidden[:, : context + scratch][own[:, None] - key_positions[None, :] >= window] = -np.inf
 
 
 def _check_requests(requests: Sequence[Rows]) -> None:

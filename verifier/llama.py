@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from kernels.tree_attention import plan_attention, tree_attention
 from verifier.errors import ModelRefused
 from verifier.linear import Linear
+from verifier.norm import RmsNorm
 from verifier.rows import CacheShape, ContextRows, Ragged
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -21,11 +22,11 @@ ROTARY_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 class Layer(NamedTuple):
     """Weights of one block; query and key rows are permuted so that rotation pairs are adjacent."""
 
-    attention_norm: Tensor
+    attention_norm: RmsNorm
     qkv: Linear
     head_norm: Tensor | None  # [query and key heads, head_size]
     output: Linear
-    mlp_norm: Tensor
+    mlp_norm: RmsNorm
     gate_up: Linear
     down: Linear
     window: int | None
@@ -55,7 +56,7 @@ class LlamaNetwork:
         )
         self.embedding: Tensor = model.get_input_embeddings().weight.detach()
         self.head = Linear(model.get_output_embeddings().weight.detach())
-        self.norm: Tensor = model.model.norm.weight.detach()
+        self.norm = RmsNorm(model.model.norm.weight.detach(), self.epsilon)
         self.layers = tuple(
             self._take_layer(model, index) for index in range(len(model.model.layers))
         )
@@ -96,23 +97,24 @@ class LlamaNetwork:
             )
             for window in self.windows
         }
+        last = self.layers[-1]
         for layer, kv in zip(self.layers, cache.layers, strict=True):
             q = self._project(layer, x, rotation, kv, batch)
             mixed = tree_attention(q, kv, plans[layer.window])
+            if layer is last and wanted is not None and len(wanted) < len(x):
+                # Of the other rows nothing but keys and values was needed.
+                wanted = wanted.to(self.device)
+                x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
             x = layer.output.added(x, mixed)
-            hidden = F.rms_norm(x, x.shape[1:], layer.mlp_norm, self.epsilon)
-            gate, up = layer.gate_up(hidden).chunk(2, dim=-1)
+            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = layer.down.added(x, self.activation(gate).mul_(up))
-        if wanted is not None:
-            x = x.index_select(0, wanted.to(self.device))
-        x = F.rms_norm(x, x.shape[1:], self.norm, self.epsilon)
-        return self.head(x).float()
+        return self.head(self.norm(x)).float()
 
     def _project(
         self, layer: Layer, x: Tensor, rotation: Tensor, kv: Tensor, batch: Ragged
     ) -> Tensor:
         """Store rotated keys and values; return rotated queries [T, heads, head_size]."""
-        hidden = F.rms_norm(x, x.shape[1:], layer.attention_norm, self.epsilon)
+        hidden = layer.attention_norm(x)
         heads = layer.qkv(hidden).view(x.shape[0], -1, self.head_size)
         turned = heads[:, : self.heads + self.key_heads]
         if layer.head_norm is not None:
@@ -135,11 +137,11 @@ class LlamaNetwork:
         block = model.model.layers[index]
         attention, mlp = block.self_attn, block.mlp
         layer = Layer(
-            attention_norm=block.input_layernorm.weight.detach(),
+            attention_norm=RmsNorm(block.input_layernorm.weight.detach(), self.epsilon),
             qkv=self._fused_qkv(attention),
             head_norm=self._head_norm(attention),
             output=_linear(attention.o_proj),
-            mlp_norm=block.post_attention_layernorm.weight.detach(),
+            mlp_norm=RmsNorm(block.post_attention_layernorm.weight.detach(), self.epsilon),
             gate_up=_linear(mlp.gate_proj, mlp.up_proj),
             down=_linear(mlp.down_proj),
             window=_window(model.config, index),

@@ -169,7 +169,7 @@ def test_a_lean_path_that_is_wrong_is_left_for_the_other_one(
 
     def spoilt(network: LlamaNetwork, model: Any) -> None:
         take(network, model)
-        network.epsilon *= 1e4
+        network.frequencies = network.frequencies * 1.5
 
     monkeypatch.setattr(LlamaNetwork, "__init__", spoilt)
     path = make_model(LlamaConfig)
