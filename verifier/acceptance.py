@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from drafting.source import PositionNoise
 from drafting.tree import ROOT, DraftTree
 from verifier.errors import VerifierError
-from verifier.margin import NARROW_FLOAT32, decision_margin, top_gap
+from verifier.margin import NARROW, Narrow, decision_margin, error_stretch, relative_margin, top_gap
 from verifier.noise import NOISE_CEILING
 from verifier.processors import Processors
 
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
     path: tuple[int, ...]  # accepted nodes, from the root down
     tokens: tuple[int, ...]  # accepted tokens, then the bonus token: len(path) + 1
     rows: tuple[int, ...]  # row of the logits that decided each token
-    margins: tuple[float, ...]  # decision margin of each token
+    margins: tuple[float, ...]  # decision margin of each token, relative in half precision
     narrow: int  # how many margins lie below the bound
 
 
@@ -50,7 +50,7 @@ class ChoiceSampler:
         noise: PositionNoise | None,
         *,
         prompt_tokens: int,
-        narrow_bound: float = NARROW_FLOAT32,
+        narrow: Narrow = NARROW["float32"],
     ) -> None:
         """``noise``: None at temperature 0; ``prompt_tokens``: position of the first output token.
 
@@ -63,7 +63,7 @@ class ChoiceSampler:
         self._processors = processors
         self._noise = noise
         self._prompt_tokens = prompt_tokens
-        self._narrow_bound = narrow_bound
+        self._narrow = narrow
 
     @property
     def position(self) -> int:
@@ -108,6 +108,13 @@ class ChoiceSampler:
 
     def decide(self, logits: NDArray[np.float32], greedy: int | None = None) -> Decision:
         """The token after the branch, from its end's raw ``logits`` [V]; ``greedy``: argmax."""
+        decision = self._decide(logits, greedy)
+        if not self._narrow.relative:
+            return decision
+        return Decision(decision.token, relative_margin(decision.margin, float(logits.max())))
+
+    def _decide(self, logits: NDArray[np.float32], greedy: int | None) -> Decision:
+        """With its margin as a distance of logits."""
         if self._processors.plain_greedy:
             return _likeliest(logits, greedy)
         survivors = self._processors.survivors(logits)
@@ -145,13 +152,22 @@ class ChoiceSampler:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Drop tokens that no noise could lift to the score of the likeliest one.
 
-        Exact: noise is bounded, so neither the winner nor a margin below ``_MARGIN_KEPT`` changes.
+        Exact: noise is bounded, so neither the winner nor a narrow margin changes, nor any below
+        ``_MARGIN_KEPT``.
         """
         assert self._noise is not None
         top = int(logits.argmax())
         score = logits[top] + self._noise(self.position, tokens[top : top + 1])[0]
-        hopeful = np.flatnonzero(logits > score - NOISE_CEILING - _MARGIN_KEPT)
+        reach = NOISE_CEILING + self._widest_narrow(abs(float(logits[top])))
+        hopeful = np.flatnonzero(logits > score - reach)
         return tokens[hopeful], logits[hopeful]
+
+    def _widest_narrow(self, likeliest: float) -> float:
+        """Gap of scores up to which a decision may be narrow; ``likeliest``: a scaled logit."""
+        sampling = self._processors.sampling
+        stretch = error_stretch(sampling.temperature, sampling.repetition_penalty)
+        size = max(likeliest * sampling.temperature, 1.0) if self._narrow.relative else 1.0
+        return max(_MARGIN_KEPT, 2 * self._narrow.bound * size * stretch)
 
     def _verdict(self, path: list[int], decisions: list[Decision]) -> Verdict:
         margins = tuple(decision.margin for decision in decisions)
@@ -160,7 +176,7 @@ class ChoiceSampler:
             tokens=tuple(decision.token for decision in decisions),
             rows=(0, *(node + 1 for node in path)),
             margins=margins,
-            narrow=sum(margin < self._narrow_bound for margin in margins),
+            narrow=sum(margin < self._narrow.bound for margin in margins),
         )
 
 

@@ -15,9 +15,8 @@ from verifier.certificate_sources import adversaries
 from verifier.engine import Engine, EngineConfig
 from verifier.errors import ModelRefused
 from verifier.loading import Dtype, LoadedModel
-from verifier.margin import NARROW_BFLOAT16, NARROW_FLOAT32
+from verifier.margin import NARROW
 
-BOUNDS: Final[Mapping[Dtype, float]] = {"float32": NARROW_FLOAT32, "bfloat16": NARROW_BFLOAT16}
 SHAPES: Final = (1, 5, 32)
 """Draft nodes of one request and step."""
 _PAGE: Final = 8  # tokens
@@ -40,7 +39,7 @@ class Bench:
     ) -> None:
         """Raise ``ModelRefused`` if the outputs asked for do not fit the target's context."""
         self.target = target
-        self.bound = BOUNDS[dtype]
+        self.bound = NARROW[dtype].bound
         self.prompts = prompts_of(target, options.prompts, longest=_room(target, options.tokens))
         self._dtype = dtype
         self._models = {one.name: one for one in (target, draft) if one is not None}

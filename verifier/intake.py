@@ -12,7 +12,7 @@ from verifier.choice import Choice, Tally
 from verifier.decoder import Decoder
 from verifier.errors import ContextOverflow, RequestRefused
 from verifier.loading import LoadedModel
-from verifier.margin import NARROW_BFLOAT16, NARROW_FLOAT32
+from verifier.margin import NARROW
 from verifier.noise import TargetNoise
 from verifier.output import Output
 from verifier.pages import root_hash
@@ -78,7 +78,7 @@ class Intake:
                 processors,
                 noise,
                 prompt_tokens=len(request.prompt),
-                narrow_bound=NARROW_FLOAT32 if model.dtype.itemsize == 4 else NARROW_BFLOAT16,
+                narrow=NARROW[str(model.dtype).removeprefix("torch.")],
             ),
             output=Output(request.stops, eos=model.eos_token_ids, decode=model.decode),
             drafts=self._drafts(request, noise, ends),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from drafting.tree import EMPTY, ROOT, DraftTree
 from verifier.acceptance import ChoiceSampler, Decision, Verdict
 from verifier.errors import VerifierError
+from verifier.margin import NARROW
 from verifier.noise import TargetNoise, gumbel, noise_counter, noise_key, philox4x32, round_keys
 from verifier.processors import Processors, Survivors, greedy_tokens
 from verifier.request import SamplingParams
@@ -190,6 +191,28 @@ def test_what_a_penalty_stretches_is_narrow_all_the_same(temperature):
     choice._noise = None if temperature == 0.0 else (lambda _, tokens: np.zeros(len(tokens)))
     verdict = choice.verify(EMPTY, logits)
     assert verdict.narrow == 1 and verdict.margins[0] == pytest.approx(5e-5, rel=0.01)
+
+
+def test_in_half_precision_large_logits_make_a_decision_narrow():
+    """Between 64 and 128 bfloat16 has steps of a half; one step apart is not to be relied on."""
+    logits = np.array([[70.0, 69.5, 1.0, -9.0]], dtype=np.float32)
+    processors = Processors(SamplingParams(temperature=0.0), prompt=(), vocab_size=4)
+    for kind, narrow in (("float32", 0), ("float16", 0), ("bfloat16", 1)):
+        choice = ChoiceSampler(processors, None, prompt_tokens=0, narrow=NARROW[kind])
+        assert choice.verify(EMPTY, logits).narrow == narrow
+    assert choice.verify(EMPTY, logits).margins[0] == pytest.approx(0.5 / 70.0)
+
+
+@pytest.mark.parametrize(("temperature", "size"), [(1e-6, 1.0), (1.0, 3000.0)])
+def test_leaving_out_hopeless_tokens_hides_no_narrow_margin(temperature, size):
+    """Two tokens far apart as scores, and yet within the rounding of their logits."""
+    noise = TargetNoise(3, 0, DIGEST)
+    row = np.full(3000, -size, dtype=np.float32)
+    row[7], row[11] = size, size * (1 - 2.0**-8)
+    params = SamplingParams(temperature=temperature)
+    processors = Processors(params, prompt=(), vocab_size=3000)
+    choice = ChoiceSampler(processors, noise, prompt_tokens=0, narrow=NARROW["bfloat16"])
+    assert choice.verify(EMPTY, row[None]).narrow == 1
 
 
 def test_a_clear_decision_is_not_narrow():

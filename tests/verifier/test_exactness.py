@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from verifier.loading import LoadedModel, load_model
-from verifier.margin import NARROW_BFLOAT16
 from verifier.request import SamplingParams, Speculation
 
 FAMILY = [
@@ -196,23 +195,3 @@ def test_logprobs_are_those_of_transformers_with_and_without_drafts(
             assert all(
                 value == pytest.approx(row[token].item(), abs=1e-3) for token, value in entry.top
             )
-
-
-def test_bfloat16_differs_only_where_two_tokens_were_close(llama_path: Path, drive: Any) -> None:
-    """Rounding may turn a decision inside the stated margin, and no other."""
-    model = load_model(llama_path, name="llama", dtype="bfloat16")
-    alone, drafted = (
-        drive.run(engine, *batch(drive, GREEDY, speculation, top_logprobs=2))
-        for engine, speculation in [
-            (drive.engine(model, speculation=False, max_running=1), Speculation(mode="off")),
-            (drive.engine(model, step_tokens=40), FIXED),
-        ]
-    )
-    for first, second in zip(alone, drafted, strict=True):
-        entries = [entry for output in first for entry in output.logprobs]
-        pairs = zip(drive.tokens(first), drive.tokens(second), strict=True)
-        turned = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
-        if turned is not None:
-            (_, best), (_, rival) = entries[turned].top
-            assert best - rival < NARROW_BFLOAT16
-            assert first[-1].receipt.narrow_margins > 0

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from verifier.margin import decision_margin, top_gap
+from verifier.margin import NARROW, decision_margin, relative_margin, top_gap
 
 
 def test_the_gap_is_to_the_second_best_on_either_side():
@@ -38,3 +38,11 @@ def test_a_low_temperature_stretches_no_margin():
 def test_a_repetition_penalty_stretches_no_margin(penalty):
     assert decision_margin(1.0, math.inf, 1.0, penalty) == 0.25
     assert decision_margin(1.0, math.inf, 0.0, penalty) == 0.25
+
+
+def test_half_precision_judges_a_margin_by_the_size_of_the_logits():
+    assert relative_margin(0.5, 64.0) == relative_margin(0.5, -64.0) == 2.0**-7
+    assert relative_margin(0.5, 0.25) == 0.5
+    assert {name: narrow.relative for name, narrow in NARROW.items()} == {
+        "float32": False, "bfloat16": True, "float16": True, "int8": True,
+    }  # fmt: skip
