@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from kernels.tree_attention import AttentionPlan, plan_attention, tree_attention
 from verifier.errors import ModelRefused
 from verifier.rows import CacheShape, ContextRows, Ragged
+from verifier.sides import Side, sides
 
 NAME = "spillway"
 _SINKS = "s_aux"
@@ -150,26 +151,30 @@ class _Step:
 
     def attend(self, call: Call) -> Tensor:
         layer = self._cache.layers[self._places[id(call.module)]]
-        shape = _shape(call)
-        heads = shape.key_heads
-        stored = layer.flatten(0, 1)
-        stored[self._batch.writes, :heads, : shape.key_size] = call.key[0].transpose(0, 1)
-        stored[self._batch.writes, heads : 2 * heads, : shape.value_size] = call.value[0].transpose(
-            0, 1
-        )
-        query = call.query[0].transpose(0, 1)
+        shape, rows = _shape(call), len(self._batch.tokens)
+        self._store(layer, shape, call)
+        query = call.query[0, :, :rows].transpose(0, 1)
         if shape.size > shape.key_size:
             query = F.pad(query, (0, shape.size - shape.key_size))
         mixed = tree_attention(
             query.contiguous(),
-            layer[:, :, : 2 * heads, : shape.size],
-            self._plan(call, query.shape[1] // heads),
+            layer[:, :, : 2 * shape.key_heads, : shape.size],
+            self._plan(call, query.shape[1] // shape.key_heads),
             scale=call.scale,
             softcap=call.softcap,
             sinks=call.sinks,
         )
-        mixed = mixed.view(1, query.shape[0], query.shape[1], shape.size)
-        return mixed[..., : shape.value_size]
+        mixed = mixed.view(1, rows, query.shape[1], shape.size)[..., : shape.value_size]
+        extra = call.query.shape[2] - rows  # a row of nobody's gets nothing
+        return F.pad(mixed, (0, 0, 0, 0, 0, extra)) if extra else mixed
+
+    def _store(self, layer: Tensor, shape: LayerShape, call: Call) -> None:
+        stored, writes, heads = layer.flatten(0, 1), self._batch.writes, shape.key_heads
+        rows = len(self._batch.tokens)
+        stored[writes, :heads, : shape.key_size] = call.key[0, :, :rows].transpose(0, 1)
+        stored[writes, heads : 2 * heads, : shape.value_size] = call.value[0, :, :rows].transpose(
+            0, 1
+        )
 
     def _plan(self, call: Call, groups: int) -> AttentionPlan:
         key = (call.window, groups)
@@ -188,13 +193,16 @@ def _shape(call: Call) -> LayerShape:
 class AttentionNetwork:
     """A transformers causal LM whose every layer asks for attention once, and gets ours."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, switch: int | None = None) -> None:
         """``model``: in eval mode; its attention implementation is set for good.
+
+        ``switch``: tokens of a text beyond which the model turns all of its positions otherwise.
 
         Raises:
             ModelRefused: layers that do not ask, ask twice, or see otherwise than through a window.
         """
         self._model = model
+        self._switch = switch
         model.set_attn_implementation(NAME)
         self.layers, self.windows = self._traced()
         self._places = {id(call): place for place, call in enumerate(self._modules)}
@@ -224,8 +232,35 @@ class AttentionNetwork:
         """
         batch = batch.to(self.device)
         rows = torch.arange(len(batch.tokens)) if wanted is None else wanted
+        if self._switch is None:
+            return self._logits(batch, cache, rows)
+        parts = sides(batch)
+        if len(parts) == 1:
+            return self._logits(batch, cache, rows, stretched=parts[0].stretched)
+        return self._of_both_sides(parts, cache, rows.cpu())
+
+    def _of_both_sides(self, parts: Sequence[Side], cache: ContextRows, wanted: Tensor) -> Tensor:
+        """A forward for each side: the model decides once a forward how positions turn."""
+        logits: Tensor | None = None
+        for batch, rows, stretched in parts:
+            mine = torch.isin(wanted, rows)
+            own = torch.searchsorted(rows, wanted[mine])
+            found = self._logits(batch, cache, own, stretched=stretched)
+            if logits is None:
+                logits = found.new_empty(len(wanted), found.shape[1])
+            logits[mine.to(self.device)] = found
+        assert logits is not None
+        return logits
+
+    def _logits(
+        self, batch: Ragged, cache: ContextRows, wanted: Tensor, *, stretched: bool = False
+    ) -> Tensor:
+        tokens, positions = batch.tokens, batch.positions
+        if stretched:  # the model looks for a far position; a row of nobody's always has one
+            tokens = F.pad(tokens, (0, 1))
+            positions = F.pad(positions, (0, 1), value=self._switch or 0)
         with _answered_by(_Step(batch, cache, self._places)):
-            return self._run(batch.tokens, batch.positions, rows.to(self.device))
+            return self._run(tokens, positions, wanted.to(self.device))
 
     def _run(self, tokens: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
         found = self._model(

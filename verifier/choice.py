@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -45,11 +46,29 @@ class Choice:
     lease: Lease | None = None
     fetch: Fetch | None = None  # stored pages on their way
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of prompt[1:], so far
+    rotary_switch: int | None = None  # of the model
 
     @property
     def key(self) -> Key:
         """What the caller knows it by."""
         return self.request.request_id, self.request.choice
+
+    @property
+    def stretched(self) -> bool:
+        """Whether its text is longer than the switch, so that all its positions turn otherwise."""
+        return self.rotary_switch is not None and len(self.tokens) > self.rotary_switch
+
+    @property
+    def page_root(self) -> bytes:
+        """Where the names of its pages begin; keys on both sides of the switch are not the same."""
+        return hashlib.sha256(self.root + b"stretched").digest() if self.stretched else self.root
+
+    @property
+    def depth_left(self) -> int:
+        """Drafted tokens that lie on the same side of the switch as its text."""
+        if self.rotary_switch is None or self.stretched:
+            return len(self.tokens) + self.output.remaining
+        return self.rotary_switch - len(self.tokens)
 
     @property
     def pending(self) -> int:

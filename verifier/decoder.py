@@ -132,7 +132,7 @@ class Decoder:
     def _ask(self, chunk: Chunk) -> Ask:
         choice = chunk.choice
         assert choice.drafts is not None
-        deepest = min(choice.output.remaining - 1, self._room(chunk))
+        deepest = min(choice.output.remaining - 1, self._room(chunk), choice.depth_left)
         return Ask(choice.drafts, choice.tokens, self._max_nodes, deepest)
 
     def _room(self, chunk: Chunk) -> int:
@@ -146,7 +146,7 @@ class Decoder:
         cache = self.cache.rows
         cache.ensure(len(works), max(row.context + len(row.parents) for row in rows))
         tokens = [[*work.chunk.tokens, *work.tree.tokens] for work in works]
-        batch = ragged(rows, tokens, cache.capacity)
+        batch = ragged(rows, tokens, cache.capacity)._replace(stretched=_stretched(works))
         started = time.perf_counter()
         logits = self.model.network.forward(batch, cache, _wanted(works)).cpu()
         best = logits.max(dim=-1) if logits.shape[0] else None
@@ -256,6 +256,11 @@ class Decoder:
             counts.accepted_by_source.update(tree.sources[node])
         if self.drafting is not None and choice.drafts is not None:
             self.drafting.credit(choice.drafts, tree, path, verdict.tokens[:kept])
+
+
+def _stretched(works: Sequence[Work]) -> frozenset[int]:
+    leases = (work.chunk.choice.lease for work in works if work.chunk.choice.stretched)
+    return frozenset(lease.slot for lease in leases if lease is not None)
 
 
 def _load(works: Sequence[Work]) -> Load:

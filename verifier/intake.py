@@ -83,6 +83,7 @@ class Intake:
             output=Output(request.stops, eos=model.eos_token_ids, decode=model.decode),
             drafts=self._drafts(request, noise, ends),
             tally=Tally(submitted=time.perf_counter()),
+            rotary_switch=model.rotary_switch,
         )
 
     def _drafts(

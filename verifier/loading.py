@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from verifier.checkpoint import Checkpoint, digest, read_checkpoint
 from verifier.errors import ModelRefused, RequestRefused
 from verifier.int8 import quantize
-from verifier.limits import longest_context
+from verifier.limits import longest_context, rotary_switch
 from verifier.memory import free_bytes, free_device_bytes
 from verifier.network import Network
 from verifier.proven import Path as LoadingPath
@@ -70,6 +70,7 @@ class LoadedModel:
     weights_digest: bytes
     vocabulary_digest: bytes  # two models may draft for one another when theirs agree
     max_model_len: int
+    rotary_switch: int | None = None  # tokens beyond which a text's positions turn otherwise
     vocab_size: int
     eos_token_ids: frozenset[int]
 
@@ -131,13 +132,13 @@ def load_model(
     _check_sizes(config, checkpoint)
     _check_memory(folder, checkpoint, kind, place)
     tokenizer = _tokenizer(folder)
-    context = longest_context(config)
+    context, switch = longest_context(config), rotary_switch(config)
     eight_bits = dtype == "int8"
 
     def load() -> Any:
         return _weights(folder, kind, eight_bits=eight_bits).to(place)
 
-    proven = proven_network(load, name, context, lean=not eight_bits)
+    proven = proven_network(load, name, context, switch, lean=not eight_bits)
     logger.info(
         "%s (%s) runs on the %s path; scores differ from plain forwards by %.1e deviations",
         name, config.model_type, proven.path, proven.difference,
@@ -156,6 +157,7 @@ def load_model(
         weights_digest=weights_digest,
         vocabulary_digest=_vocabulary_digest(tokenizer),
         max_model_len=context,
+        rotary_switch=switch,
         vocab_size=proven.vocab_size,
         eos_token_ids=_eos(folder, config, tokenizer),
     )

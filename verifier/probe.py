@@ -39,6 +39,14 @@ class Reference(NamedTuple):
 
     case: Case
     logits: Tensor
+    switch: int | None = None  # tokens beyond which a text's positions turn otherwise
+
+    @property
+    def stretched(self) -> frozenset[int]:
+        """Which of the two requests are longer than the switch."""
+        ends = (len(self.case.near), self.case.far + len(self.case.near))
+        far = (self.switch is not None and end > self.switch for end in ends)
+        return frozenset(slot for slot, is_far in enumerate(far) if is_far)
 
 
 def make_case(vocabulary: int, context: int, window: int | None = None) -> Case:
@@ -72,16 +80,8 @@ def narrowed(config: Any) -> Iterator[int | None]:
 @torch.inference_mode()
 def plain_forwards(model: Any, case: Case) -> Reference:
     """What transformers itself computes, without a cache and with attention of its own."""
-    texts = [case.near, *(case.trunk + branch for branch in case.branches)]
-    steps = torch.arange(len(case.near))
-    positions = torch.stack([steps, steps + case.far, steps + case.far])
-    device = model.get_input_embeddings().weight.device
-    found = model(
-        input_ids=torch.tensor(texts, device=device),
-        position_ids=positions.to(device),
-        use_cache=False,
-    )
-    near, left, right = found.logits.float()
+    [near] = _plain(model, [case.near], 0)
+    left, right = _plain(model, [case.trunk + branch for branch in case.branches], case.far)
     return Reference(case, torch.cat([near, left, right[len(case.trunk) :]]))
 
 
@@ -93,7 +93,7 @@ def check(network: Network, reference: Reference, dtype: torch.dtype) -> float:
     Raises:
         ModelRefused: it is beyond rounding.
     """
-    ours = _ragged_forwards(network, reference.case, dtype)
+    ours = _ragged_forwards(network, reference, dtype)
     wanted = reference.logits
     if ours.shape != wanted.shape or not bool(torch.isfinite(ours).all()):
         raise ModelRefused("its scores in a ragged batch are not finite or not as many")
@@ -109,14 +109,26 @@ def check(network: Network, reference: Reference, dtype: torch.dtype) -> float:
     return difference
 
 
+def _plain(model: Any, texts: Sequence[Sequence[int]], first: int) -> Tensor:
+    """Logits [texts, length, V] of texts of one length that begin at position ``first``."""
+    device = model.get_input_embeddings().weight.device
+    positions = torch.arange(first, first + len(texts[0]), device=device).expand(len(texts), -1)
+    found = model(
+        input_ids=torch.tensor(texts, device=device), position_ids=positions, use_cache=False
+    )
+    logits: Tensor = found.logits.float()
+    return logits
+
+
 @torch.inference_mode()
-def _ragged_forwards(network: Network, case: Case, dtype: torch.dtype) -> Tensor:
+def _ragged_forwards(network: Network, reference: Reference, dtype: torch.dtype) -> Tensor:
     """Both requests in two steps: a part of each prompt, then the rest with the tree."""
+    case = reference.case
     cache = ContextRows(network.cache_shape._replace(dtype=dtype))
     cache.ensure(2, len(case.near) + 2 * BRANCH)
     near, trunk = len(case.near) // 3, len(case.trunk) // 2
     first = [Rows(0, 0, range(-1, near - 1), near), Rows(1, 0, range(-1, trunk - 1), trunk)]
-    early = _forward(network, cache, first, [case.near[:near], case.trunk[:trunk]], case.far)
+    early = _forward(network, cache, first, [case.near[:near], case.trunk[:trunk]], reference)
     rest, chain = len(case.near) - near, len(case.trunk) - trunk
     tree = [
         *range(-1, chain + BRANCH - 1),
@@ -126,7 +138,7 @@ def _ragged_forwards(network: Network, case: Case, dtype: torch.dtype) -> Tensor
     second = [Rows(0, near, range(-1, rest - 1), rest), Rows(1, trunk, tree, len(tree))]
     nodes = case.branches[0] + case.branches[1]
     late = _forward(
-        network, cache, second, [case.near[near:], case.trunk[trunk:] + nodes], case.far
+        network, cache, second, [case.near[near:], case.trunk[trunk:] + nodes], reference
     )
     return torch.cat([early[:near], late[:rest], early[near:], late[rest:]])
 
@@ -136,8 +148,8 @@ def _forward(
     cache: ContextRows,
     rows: Sequence[Rows],
     tokens: Sequence[Sequence[int]],
-    far: int,
+    reference: Reference,
 ) -> Tensor:
-    batch = ragged(rows, tokens, cache.capacity)
-    batch.positions[rows[0].fresh :] += far
+    batch = ragged(rows, tokens, cache.capacity)._replace(stretched=reference.stretched)
+    batch.positions[rows[0].fresh :] += reference.case.far
     return network.forward(batch, cache)

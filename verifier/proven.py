@@ -42,12 +42,18 @@ class Proven(NamedTuple):
 
 
 def proven_network(
-    load: Callable[[], Any], name: str, context: int, *, lean: bool = True
+    load: Callable[[], Any],
+    name: str,
+    context: int,
+    switch: int | None = None,
+    *,
+    lean: bool = True,
 ) -> Proven:
     """``load`` gives the transformers model; called again where the lean path fails the probe.
 
     Args:
         context: the longest request in tokens; the probe looks at its end too.
+        switch: tokens beyond which a text's positions turn otherwise; None: nowhere.
         lean: whether the lean path may be taken.
 
     Raises:
@@ -61,7 +67,7 @@ def proven_network(
             logger.warning("%s leaves the lean path: %s", name, refused)
         model = load()  # the lean path emptied its blocks
     try:
-        return _through_attention(model, context)
+        return _through_attention(model, context, switch)
     except ModelRefused as refused:
         raise ModelRefused(f"{model.config.model_type!r} is not served: {refused}") from refused
 
@@ -95,12 +101,13 @@ def _lean_network(model: Any, context: int) -> Proven:
     return Proven(network, "lean", difference, reference.logits.shape[1])
 
 
-def _through_attention(model: Any, context: int) -> Proven:
-    network: AttentionNetwork = _foreign(AttentionNetwork, model)
+def _through_attention(model: Any, context: int, switch: int | None) -> Proven:
+    network: AttentionNetwork = _foreign(AttentionNetwork, model, switch)
     with narrowed(model.config) as window:
         dtype = _precision(model)
         with upcast(model) if dtype == torch.float32 else nullcontext():
             reference = _plain(model, context, _widest(network, window))
+            reference = reference._replace(switch=switch)
             difference: float = _foreign(check, network, reference, dtype)
     return Proven(network, "attention", difference, reference.logits.shape[1])
 

@@ -113,6 +113,7 @@ class Ragged(NamedTuple):
     tokens: Tensor  # [T] int64
     positions: Tensor  # [T] int64: context + depth
     writes: Tensor | slice  # [T] rows of a layer flattened over slots and capacity
+    stretched: frozenset[int] = frozenset()  # slots whose text is longer than the rotary switch
 
     def to(self, device: torch.device) -> Ragged:
         """The same on ``device``; nothing is copied where it already lies there."""

@@ -67,6 +67,7 @@ class Scheduler:
 
     def chunks(self) -> list[Chunk]:
         """Admit, then share the step's tokens out: one to each decoding choice, prompts after."""
+        self._set_back_switched()
         self._admit()
         planned: list[Chunk] = []
         budget = self._prompt_budget()
@@ -147,14 +148,14 @@ class Scheduler:
     def _missing(self, choice: Choice) -> list[bytes]:
         if choice.request.prompt_logprobs is not None:
             return []
-        return self.cache.missing(choice.tokens, choice.root)
+        return self.cache.missing(choice.tokens, choice.page_root)
 
     def _open(self, choice: Choice) -> None:
         """Begin its context. Whose prompt is scored has every row of it computed."""
         restored = _NOTHING if choice.fetch is None else choice.fetch.take()
         scores = choice.request.prompt_logprobs is not None
         known = choice.tokens if not scores else ()
-        choice.lease = self.cache.open(known, choice.root, restored)
+        choice.lease = self.cache.open(known, choice.page_root, restored)
         self._counts.prefix_hit_tokens += choice.lease.committed
         self._counts.block_hit_tokens += choice.lease.restored * self.cache.page_size
         if choice.tally.admitted is None:
@@ -181,12 +182,21 @@ class Scheduler:
         return False
 
     def _preempt(self, choice: Choice) -> None:
+        self._set_back(choice)
+        self._counts.preemptions += 1
+
+    def _set_back(self, choice: Choice) -> None:
         assert choice.lease is not None
         self.cache.close(choice.lease)
         choice.lease = None
         self.running.remove(choice)
         self.enqueue(choice)
-        self._counts.preemptions += 1
+
+    def _set_back_switched(self) -> None:
+        """Keys of a text that grew beyond the rotary switch are computed anew, once."""
+        for choice in list(self.running):
+            if choice.lease is not None and choice.lease.root != choice.page_root:
+                self._set_back(choice)
 
     @staticmethod
     def _chunk(choice: Choice, size: int) -> Chunk:

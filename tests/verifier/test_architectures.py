@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ ALTERNATING = {
 }  # fmt: skip
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 
+LONG = {  # the second prompt stays short of the switch, the first passes it, the last lies beyond
+    "pad_token_id": 0,
+    "original_max_position_embeddings": 40,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 40,
+        "short_factor": [1.0] * 6, "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0],
+    },
+}  # fmt: skip
+
 LEAN = {
     "Llama": {},
     "Mistral": WINDOW,
@@ -41,6 +51,7 @@ THROUGH_ATTENTION = {
     "Gemma3Text": ALTERNATING,
     "GPTNeoX": {"rotary_pct": 0.5, "use_parallel_residual": True},
     "Phi3": {"pad_token_id": 0},
+    "Phi3, long context": LONG,
     "Mixtral": EXPERTS,
     "GPT2": GPT2_SIZES,
     "OPT": {"ffn_dim": 96, "word_embed_proj_dim": 48},
@@ -82,7 +93,7 @@ def config_class(name: str) -> Any:
     return getattr(transformers, f"{name.partition(',')[0]}Config")
 
 
-def generated(path: Path) -> list[list[int]]:
+def generated(path: Path, prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[list[int]]:
     model = AutoModelForCausalLM.from_pretrained(path)
     with torch.inference_mode():
         return [
@@ -93,7 +104,7 @@ def generated(path: Path) -> list[list[int]]:
                 eos_token_id=None,
                 pad_token_id=0,
             )[0, len(prompt) :].tolist()
-            for prompt in PROMPTS
+            for prompt in prompts
         ]
 
 
@@ -135,3 +146,41 @@ def test_what_does_not_compute_attention_our_way_is_refused_with_the_reason(
     with pytest.raises(ModelRefused, match=reason) as refused:
         load_model(path, name="m")
     assert "is not served" in str(refused.value)
+
+
+def test_the_two_sides_of_a_rotary_switch_share_no_pages_and_disturb_nobody(
+    make_model: Any, drive: Any
+) -> None:
+    """Texts on each side, alike for 36 tokens, alone, together and after one another."""
+    path = make_model(config_class("Phi3"), **LONG)
+    model = load_model(path, name="llama")
+    assert (model.rotary_switch, model.max_model_len) == (40, 256)
+    long = tuple((11 * n) % 300 + 3 for n in range(60))
+    prompts = [long[:20], long, long[:38]]
+    wanted = generated(path, prompts)
+    for order in ([0], [1], [2], [0, 1, 2], [2, 1, 0]):
+        engine = drive.engine(model, step_tokens=16, page_size=4)
+        for _ in range(2):  # the second time its pages are known
+            requests = [drive.request(prompts[at], name=str(at), tokens=16) for at in order]
+            for at, outputs in zip(order, drive.run(engine, *requests), strict=True):
+                assert drive.tokens(outputs) == wanted[at]
+        stats = engine.stats().models["llama"]
+        assert stats.prefix_hit_tokens > 0 and stats.preemptions == 0 and stats.pages_used == 0
+
+
+def test_no_draft_reaches_over_a_rotary_switch(make_model: Any, drive: Any) -> None:
+    """Three tokens before it, a right draft of fifteen is verified in parts."""
+    path = make_model(config_class("Phi3"), **LONG)
+    model = load_model(path, name="llama")
+    prompt = tuple((11 * n) % 300 + 3 for n in range(37))
+    [wanted] = generated(path, [prompt])
+    request = drive.request(
+        prompt,
+        tokens=16,
+        speculation=Speculation(mode="fixed", max_nodes=16, sources=frozenset({"prediction"})),
+        references=(Reference("prediction", tuple(wanted)),),
+    )
+    [outputs] = drive.run(drive.engine(model), request)
+    assert drive.tokens(outputs) == wanted
+    ends = [37 + sum(len(one.tokens) for one in outputs[: at + 1]) for at in range(len(outputs))]
+    assert 41 in ends  # three drafted, one of the model's own, and no draft beyond
