@@ -22,26 +22,37 @@ class Tile(NamedTuple):
     stages: int  # loads in flight
 
 
-# Keyed by (rows, bytes of a head padded to a power of two). Shared memory of keys and values in
-# flight stays below 100 KB, what a consumer card has. From 64 rows on four warps can issue the
-# wide matrix instructions of Hopper; a tile of 16 or 32 rows pads decoding as little as possible.
-TILES: Final[dict[tuple[int, int], Tile]] = {
-    (16, 128): Tile(16, 64, 4, 4),
-    (16, 256): Tile(16, 64, 4, 3),
-    (16, 512): Tile(16, 32, 4, 3),
-    (16, 1024): Tile(16, 16, 4, 2),
-    (32, 128): Tile(32, 64, 4, 4),
-    (32, 256): Tile(32, 64, 4, 3),
-    (32, 512): Tile(32, 32, 4, 3),
-    (32, 1024): Tile(16, 16, 4, 2),
+# Keyed by (rows, head size padded to a power of two). From 64 rows on four warps can issue the wide
+# matrix instructions of Hopper; tiles of 16 and 32 rows pad decoding as little as possible. In
+# float32 there are no matrix instructions of full precision: tiles are as small as keeps the
+# compiler from spilling registers much (python -m benchmarks.kernels.compilation --all).
+HALF: Final[dict[tuple[int, int], Tile]] = {
+    (16, 64): Tile(16, 64, 4, 4),
+    (32, 64): Tile(32, 64, 4, 4),
+    (64, 64): Tile(64, 64, 4, 3),
+    (128, 64): Tile(128, 64, 8, 3),
+    (16, 128): Tile(16, 64, 4, 3),
+    (32, 128): Tile(32, 64, 4, 3),
     (64, 128): Tile(64, 64, 4, 3),
-    (64, 256): Tile(64, 64, 4, 3),
-    (64, 512): Tile(64, 32, 4, 2),
-    (64, 1024): Tile(16, 16, 4, 2),
     (128, 128): Tile(128, 64, 8, 3),
-    (128, 256): Tile(128, 64, 8, 3),
-    (128, 512): Tile(64, 32, 4, 2),
-    (128, 1024): Tile(16, 16, 4, 2),
+    (16, 256): Tile(16, 32, 4, 3),
+    (32, 256): Tile(32, 32, 4, 3),
+    (64, 256): Tile(64, 32, 8, 2),
+    (128, 256): Tile(64, 32, 8, 2),
+}
+SINGLE: Final[dict[tuple[int, int], Tile]] = {
+    (16, 64): Tile(16, 32, 4, 2),
+    (32, 64): Tile(32, 32, 4, 2),
+    (64, 64): Tile(64, 32, 8, 2),
+    (128, 64): Tile(64, 32, 8, 2),
+    (16, 128): Tile(16, 32, 8, 2),
+    (32, 128): Tile(32, 32, 8, 2),
+    (64, 128): Tile(32, 32, 8, 2),
+    (128, 128): Tile(32, 32, 8, 2),
+    (16, 256): Tile(16, 16, 8, 2),
+    (32, 256): Tile(16, 16, 8, 2),
+    (64, 256): Tile(16, 16, 8, 2),
+    (128, 256): Tile(16, 16, 8, 2),
 }
 
 
@@ -61,7 +72,8 @@ def tile_for(rows: int, head_size: int, dtype: torch.dtype) -> Tile:
     if dtype not in DTYPES:
         raise KernelError(f"got {dtype}; expected one of {DTYPES}")
     bucket = min(128, max(16, padded(rows)))
-    return TILES[bucket, padded(head_size) * dtype.itemsize]
+    table = SINGLE if dtype == torch.float32 else HALF
+    return table[bucket, padded(head_size)]
 
 
 def chunk_for(rows: int) -> int:

@@ -89,3 +89,29 @@ def tree_tables(requests: Sequence[Rows]) -> tuple[Tensor, Tensor]:
     ]
     depth = np.concatenate([depths(own) for own in parents]).astype(np.int32)
     return torch.from_numpy(np.concatenate(words)), torch.from_numpy(depth)
+
+
+def uniform_case(
+    batch: int, context: int, nodes: int, shape: Shape, device: torch.device, seed: int = 0
+) -> Case:
+    """``batch`` requests alike, drawn on ``device``: for sizes that would be slow to draw here."""
+    generator = torch.Generator(device).manual_seed(seed)
+    random = np.random.default_rng(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, device=device, dtype=shape.dtype)
+
+    pages, half = -(-context // shape.page), shape.key_heads
+    requests = [Rows(slot, context, random_tree(random, nodes), nodes) for slot in range(batch)]
+    order = torch.from_numpy(random.permutation(batch * pages).astype(np.int32))
+    store = normal(batch * pages, shape.page, 2 * half, shape.head_size)
+    kv = normal(batch * nodes, 2 * half, shape.head_size)
+    tables = order.view(batch, pages).to(device)
+    words, depth = tree_tables(requests)
+    return Case(
+        tuple(requests),
+        shape,
+        normal(batch * nodes, half * shape.groups, shape.head_size),
+        PagedContext(store[:, :, :half], store[:, :, half:], tables),
+        TreeScratch(kv[:, :half], kv[:, half:], words.to(device), depth.to(device)),
+    )
