@@ -47,7 +47,7 @@ def bench(llama: LoadedModel, drafter: LoadedModel) -> Bench:
 @pytest.fixture(scope="module")
 def large_bench(llama: LoadedModel, drafter: LoadedModel) -> Bench:
     """The same with two prompts for each of them, and longer texts."""
-    return Bench(llama, drafter, "float32", CertificateOptions(requests=54, tokens=48))
+    return Bench(llama, drafter, "float32", CertificateOptions(requests=54, tokens=32))
 
 
 def check(bench: Bench, cells: Sequence[Cell]) -> list[CellResult]:
