@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from drafting.errors import DraftingError
+from drafting.errors import DraftingError, UnknownSource
 from drafting.mix import DraftControl, Drafting, RequestDrafts
 from drafting.source import DraftRequest
 from verifier.acceptance import ChoiceSampler
@@ -157,4 +157,5 @@ def _check_control(drafting: Drafting, speculation: Speculation) -> None:
     try:
         drafting.check(_control(speculation))
     except DraftingError as error:
-        raise RequestRefused(str(error), param="spillway.speculation") from error
+        field = "sources" if isinstance(error, UnknownSource) else "max_nodes"
+        raise RequestRefused(str(error), param=f"spillway.speculation.{field}") from error

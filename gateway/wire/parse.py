@@ -77,7 +77,9 @@ def _read(raw: bytes, model: type[_Request]) -> _Request:
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
-    """Parse one JSON object strictly: UTF-8, no NaN, no repeated key, bounded depth.
+    """Parse one JSON object strictly: UTF-8, no repeated key, bounded depth.
+
+    NaN and infinities pass, for the request's types refuse them under the name of their field.
 
     Raises:
         ApiError: 400 saying what is wrong and, for JSON, where.
@@ -96,7 +98,7 @@ def load_object(raw: bytes) -> dict[str, Any]:
 
 def _load(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_constant, object_pairs_hook=_Objects().make)
+        return json.loads(text, parse_constant=float, object_pairs_hook=_Objects().make)
     except json.JSONDecodeError as error:
         _refuse(
             None,
@@ -107,10 +109,6 @@ def _load(text: str) -> Any:
         _refuse(None, "The JSON body is nested too deeply.")
     except ValueError:  # an integer of thousands of digits
         _refuse(None, "The JSON body holds a number that is too long.")
-
-
-def _constant(literal: str) -> NoReturn:
-    _refuse(None, f"{literal} is not JSON; expected a finite number.")
 
 
 class _Objects:

@@ -60,7 +60,10 @@ def test_a_request_larger_than_all_pages_is_refused_not_preempted_for_ever(
         ({"top_logprobs": -1}, "top_logprobs"),
         ({"sampling": SamplingParams(temperature=float("nan"))}, "temperature"),
         ({"sampling": SamplingParams(logit_bias={9999: 1.0})}, "logit_bias"),
-        ({"speculation": Speculation(sources=frozenset({"tea leaves"}))}, "spillway.speculation"),
+        (
+            {"speculation": Speculation(sources=frozenset({"tea leaves"}))},
+            "spillway.speculation.sources",
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name_and_disturbs_nobody(
