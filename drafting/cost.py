@@ -18,6 +18,7 @@ _DRIFT: Final = 5e-5  # variance a part of a cost gains with each measurement of
 _UNSURE: Final = 0.1  # the most it gains, and what it begins with
 _JUMP: Final = 1.0  # the pace takes a logarithm further off than this as this far
 _SURPRISE: Final = 0.2  # a well-known part does so from here: what jumps is the machine
+_LEAST_REQUEST: Final = 0.03  # of a single row's step: to serve one more request is never free
 
 
 class Load(NamedTuple):
@@ -205,6 +206,7 @@ def fit(samples: Sequence[Sample], *, pace: Pace | None = None) -> StepCost:
         (sample.seconds - curve(sample.load.rows)) / (sample.load.requests - 1) for sample in crowds
     ]
     per_request = max(sum(shared) / len(shared), 0.0) if shared else 0.0
+    per_request = max(per_request, _LEAST_REQUEST * curve.first)
     return StepCost(
         points, per_request=per_request, per_context=per_context, per_pair=per_pair, pace=pace
     )

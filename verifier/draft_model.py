@@ -20,15 +20,18 @@ from verifier.rows import ContextRows, ragged
 
 @dataclass(slots=True)
 class _State:
-    """One request: its committed tokens, and the scratch rows behind them."""
+    """One request: the rows its slot holds, of context and drafts alike, parents before children.
+
+    As long as no draft branches, row n carries the text's n-th token, and what comes true need not
+    be moved.
+    """
 
     slot: int
-    committed: int = 0
-    context: int = 0  # tokens of the context that the scratch rows complete
-    tokens: list[int] = field(default_factory=list)  # of scratch rows
-    parents: list[int] = field(default_factory=list)
-    root_row: int = -1  # scratch row of the context's last token
-    rows: dict[int, int] = field(default_factory=dict)  # tree node: its scratch row
+    tokens: list[int] = field(default_factory=list)  # by row
+    parents: list[int] = field(default_factory=list)  # by row; row - 1 but where a draft branches
+    context: int = 0  # tokens of the context the rows were computed for
+    root: int = -1  # row of the context's last token
+    rows: dict[int, int] = field(default_factory=dict)  # tree node: its row
 
 
 class _Fresh(NamedTuple):
@@ -79,18 +82,21 @@ class DraftNetwork:
         return [answers[at] for at in range(len(queries))]
 
     def _settle(self, queries: Sequence[NodeQuery]) -> None:
-        """Where a context grew, keep what the scratch rows already know of it."""
-        accepted: list[Accepted] = []
+        """Where a context grew, keep what the rows already know of it."""
+        moved: list[Accepted] = []
         for query in queries:
             state = self._states[query.handle]
             if state.context == len(query.context):
                 continue
-            rows = _followed(state, query.context)
-            accepted.append(Accepted(state.slot, state.committed, rows))
-            state.committed += len(rows)
-            state.tokens, state.parents, state.rows = [], [], {}
-        if any(item.rows for item in accepted):
-            commit_rows(self._cache.kv, accepted)
+            path = _followed(state, query.context)
+            first = next((n for n, row in enumerate(path) if n != row), len(path))
+            if first < len(path):
+                moved.append(Accepted(state.slot, first, [row - first for row in path[first:]]))
+            state.tokens = list(query.context[: len(path)])
+            state.parents = list(range(-1, len(path) - 1))
+            state.rows = {}
+        if moved:
+            commit_rows(self._cache.kv, moved)
 
     def _fresh(self, query: NodeQuery) -> _Fresh:
         state = self._states[query.handle]
@@ -98,23 +104,24 @@ class DraftNetwork:
         if state.context != len(query.context):
             self._append_context(state, query.context)
         asked = [self._append_node(state, query, node, before) for node in query.nodes]
-        added = state.tokens[before:]
-        rows = Rows(state.slot, state.committed, list(state.parents), len(added))
-        return _Fresh(rows, added, [row - before for row in asked])
+        shared = _shared(state, before)
+        parents = [max(parent - shared, -1) for parent in state.parents[shared:]]
+        rows = Rows(state.slot, shared, parents, len(state.tokens) - before)
+        return _Fresh(rows, state.tokens[before:], [row - before for row in asked])
 
     def _append_context(self, state: _State, context: Sequence[int]) -> None:
-        pending = list(context[state.committed :])
-        state.tokens += pending
-        state.parents += range(-1, len(pending) - 1)
-        state.root_row = len(pending) - 1
+        known = len(state.tokens)
+        state.tokens += context[known:]
+        state.parents += range(known - 1, len(context) - 1)
         state.context = len(context)
+        state.root = len(context) - 1
 
     def _append_node(self, state: _State, query: NodeQuery, node: int, before: int) -> int:
-        """Scratch row of an asked node, computed in this forward."""
+        """Row of an asked node, computed in this forward."""
         if node == ROOT:
-            if state.root_row < before:  # known from an earlier forward, but not its logits
-                return _append(state, state.tokens[state.root_row], state.parents[state.root_row])
-            return state.root_row
+            if state.root < before:  # known from an earlier forward, but not its logits
+                return _append(state, state.tokens[state.root], state.parents[state.root])
+            return state.root
         row = _append(state, query.tree_tokens[node], self._parent_row(state, query, node))
         state.rows[node] = row
         return row
@@ -122,7 +129,7 @@ class DraftNetwork:
     def _parent_row(self, state: _State, query: NodeQuery, node: int) -> int:
         parent = query.tree_parents[node]
         if parent == ROOT:
-            return state.root_row
+            return state.root
         known = state.rows.get(parent)
         if known is not None and state.tokens[known] == query.tree_tokens[parent]:
             return known
@@ -155,19 +162,33 @@ def _append(state: _State, token: int, parent: int) -> int:
 
 
 def _followed(state: _State, context: Sequence[int]) -> list[int]:
-    """Scratch rows along ``context``; its last token is left out, so that its logits are fresh."""
+    """Rows along ``context``; its last token is left out, so that its logits are fresh."""
+    known = max(min(state.context, len(context)) - 1, 0)
+    path = list(range(known))
     children = {
         (parent, token): row
-        for row, (parent, token) in enumerate(zip(state.parents, state.tokens, strict=True))
+        for row, (parent, token) in enumerate(
+            zip(state.parents[known:], state.tokens[known:], strict=True), start=known
+        )
     }
-    rows: list[int] = []
-    row: int | None = -1
-    for token in context[state.committed : len(context) - 1]:
-        row = children.get((row if row is not None else -1, token))
-        if row is None:
+    row = known - 1
+    for token in context[known : len(context) - 1]:
+        following = children.get((row, token))
+        if following is None:
             break
-        rows.append(row)
-    return rows
+        row = following
+        path.append(row)
+    return path
+
+
+def _shared(state: _State, before: int) -> int:
+    """Leading rows that every row from ``before`` on has before it: they need no mask."""
+    shared = before
+    parents = state.parents
+    for row in range(state.context, len(parents)):
+        if parents[row] != row - 1:
+            shared = min(shared, parents[row] + 1)
+    return shared
 
 
 def _split(
