@@ -26,6 +26,7 @@ from gateway.config_cache import CacheConfig
 from gateway.config_file import apply_environment, entries, fill_api_key, read_toml
 from gateway.errors import ConfigError
 from gateway.secret import kept_secret
+from gateway.store.clients import check_url
 
 Capability = Literal["prediction", "logprobs", "cache_salt", "fingerprint", "drafts"]
 ALL_CAPABILITIES: frozenset[Capability] = frozenset(
@@ -124,8 +125,8 @@ class RedisConfig(_Section):
     @field_validator("url")
     @classmethod
     def _redis_scheme(cls, url: str | None) -> str | None:
-        if url and urlsplit(url).scheme not in REDIS_SCHEMES:
-            raise ValueError("expected a redis://, rediss:// or unix:// URL")
+        if url:
+            check_url(url)
         return url or None
 
 

@@ -82,8 +82,8 @@ class Stage(NamedTuple):
     def _redis_answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.ports["redis"]), 1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(7) == b"+PONG\r\n"
+                connection.sendall(b"AUTH spillway spillway\r\nPING\r\n")
+                return connection.makefile("rb").read(12) == b"+OK\r\n+PONG\r\n"
         except OSError:
             return False
 

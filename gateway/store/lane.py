@@ -8,16 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from gateway.errors import StoreUnavailable
+from gateway.store.clients import open_client
 from gateway.tiers.breaker import Breaker
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
-Command = Callable[["Redis"], Awaitable[_Answer]]
+Command = Callable[[Any], Awaitable[_Answer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +47,14 @@ class Lane:
 
     def __init__(self, name: str, url: str, limits: Limits, *, breaker: Breaker | None = None):
         self.name = name
-        self.client = _client(url, limits)
+        self.client: Any = open_client(
+            url,
+            connect_s=limits.connect_s,
+            socket_s=limits.socket_s,
+            pool_wait_s=limits.pool_wait_s,
+            connections=limits.connections,
+            most=limits.waiting,
+        )
         self._limits = limits
         self._breaker = breaker or Breaker(
             failures=limits.failures,
@@ -91,7 +95,10 @@ class Lane:
         """Let running commands end, then close all connections."""
         if self._running:
             await asyncio.wait(self._running)
-        await self.client.aclose(close_connection_pool=True)
+        await self.client.aclose()
+        pool = getattr(self.client, "connection_pool", None)
+        if pool is not None:
+            await pool.disconnect()
 
     async def _run(self, command: Command[_Answer]) -> _Outcome:
         """Whatever goes wrong below, even a reply that cannot be parsed, is one failure."""
@@ -116,19 +123,3 @@ class Lane:
         elif self._said_down and not down:
             _log.warning("redis %s: up again", self.name)
         self._said_down = down
-
-
-def _client(url: str, limits: Limits) -> Redis:
-    """RESP2: under RESP3 redis-py's pool hands out connections that still hold unread data."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        protocol=2,
-        timeout=limits.pool_wait_s,
-        max_connections=limits.connections,
-        socket_connect_timeout=limits.connect_s,
-        socket_timeout=limits.socket_s,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        driver_info=None,
-    )
-    return Redis.from_pool(pool)

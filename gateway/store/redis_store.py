@@ -45,6 +45,8 @@ return 1
 """
 
 
+_TIME = "return redis.call('TIME')"  # of the very server that holds the key
+
 _SWAP = """
 local found = redis.call('GET', KEYS[1])
 if found ~= ARGV[1] then return 0 end
@@ -101,8 +103,8 @@ class RedisStore:
     async def compare_and_set(self, key: str, *, expected: bytes | None, value: bytes) -> bool:
         """See ``Store``."""
         budget_s = self._control_limits.call_s
-        seconds, micros = await self._control.call(lambda redis: redis.time())
-        deadline = seconds + micros / 1e6 + budget_s
+        seconds, micros = await self._control.call(lambda redis: redis.eval(_TIME, 1, key))
+        deadline = int(seconds) + int(micros) / 1e6 + budget_s
         known = ("0", b"") if expected is None else ("1", expected)
         arguments = (*known, value, f"{deadline:.6f}", CHANNEL)
         began = asyncio.get_running_loop().time()
@@ -174,10 +176,10 @@ async def _stored(redis: Redis, prefix: str, head_bytes: int) -> list[Stored]:
     found: list[Stored] = []
     for at in range(0, len(keys), _PAGE):
         page = keys[at : at + _PAGE]
-        pipeline = redis.pipeline(transaction=False)
+        pipeline: Any = redis.pipeline(transaction=False)
         for key in page:
-            pipeline.strlen(key)
-            pipeline.getrange(key, 0, head_bytes - 1)
+            pipeline.execute_command("STRLEN", key)
+            pipeline.execute_command("GETRANGE", key, 0, head_bytes - 1)
         answers = await pipeline.execute(raise_on_error=False)
         for key, size, head in zip(page, answers[::2], answers[1::2], strict=True):
             if isinstance(size, int) and isinstance(head, bytes) and size > 0:
@@ -188,9 +190,9 @@ async def _stored(redis: Redis, prefix: str, head_bytes: int) -> list[Stored]:
 async def _remove(redis: Redis, keys: Sequence[str]) -> int:
     removed = 0
     for at in range(0, len(keys), _PAGE):
-        pipeline = redis.pipeline(transaction=False)
+        pipeline: Any = redis.pipeline(transaction=False)
         for key in keys[at : at + _PAGE]:
-            pipeline.unlink(key)
+            pipeline.execute_command("UNLINK", key)
         removed += sum(await pipeline.execute())
     return removed
 

@@ -119,7 +119,8 @@ class Relay:
         pipeline = redis.pipeline(transaction=False)
         expiry_ms = int(self.pace.lease_s * 1000)
         pipeline.set(_lease(key, attempt), token, nx=True, px=expiry_ms)
-        pipeline.mget([_lease(key, one) for one in range(1, ATTEMPTS + 1)])
+        leases = [_lease(key, one) for one in range(1, ATTEMPTS + 1)]
+        pipeline.execute_command("MGET", *leases)
         return list((await pipeline.execute())[1])
 
     async def _say(
@@ -130,8 +131,8 @@ class Relay:
         pipeline.xadd(claim.stream, {b"p": payload}, id=f"{number}-0")
         pipeline.pexpire(claim.stream, lease_ms)
         pipeline.pexpire(_lease(claim.key, claim.attempt), lease_ms)
-        pipeline.exists(f"{claim.stream}:want")
-        pipeline.exists(_lease(claim.key, claim.attempt + 1))
+        pipeline.execute_command("EXISTS", f"{claim.stream}:want")
+        pipeline.execute_command("EXISTS", _lease(claim.key, claim.attempt + 1))
         answers = await pipeline.execute(raise_on_error=False)
         _check_written(answers)
         return bool(answers[3]), bool(answers[4])

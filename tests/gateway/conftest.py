@@ -85,6 +85,11 @@ class RedisServer:
             return link.recv(65536)
 
 
+@pytest.fixture(scope="session")
+def redis_binary() -> str:
+    return _redis_binary()
+
+
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path)
