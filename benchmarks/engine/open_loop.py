@@ -25,14 +25,11 @@ LONG_PROMPT, ONE_LONG_IN = 1500, 10
 LONG_ANSWER = 32  # tokens
 PERCENTILE = 99
 SHORTEST_WAIT = 1e-6  # seconds; tokens of one step come together
-WHOLE, CHUNKED = "whole prompts", "chunked"
-FIRST_COME, SHORTEST = "first come", "shortest first"
-FEW = 4  # running at most, so that there is a queue whose order matters
+WHOLE, CHUNKED, SHORTEST = "whole prompts", "chunked", "shortest first"
 SIDES: Mapping[str, Mapping[str, Any]] = {
     WHOLE: {"step_tokens": None},
     CHUNKED: {},
-    FIRST_COME: {"max_running": FEW},
-    SHORTEST: {"max_running": FEW, "order": "shortest"},
+    SHORTEST: {"order": "shortest"},
 }
 """Fields of ``EngineConfig``."""
 
@@ -57,8 +54,8 @@ def methods(target: Path, draft: Path) -> Methods:
     def stretch(side: str, prompts: Sequence[Prompt], due: Due) -> Waits:
         return waits(engines[side].drive(prompts, due=due), prompts)
 
-    def peak(side: str, prompts: Sequence[Prompt]) -> float:
-        return len(prompts) / engines[side].drive(prompts).seconds
+    def peak(prompts: Sequence[Prompt]) -> float:
+        return len(prompts) / engines[CHUNKED].drive(prompts).seconds
 
     return {"peak": peak} | {side: partial(stretch, side) for side in SIDES}
 
@@ -67,12 +64,9 @@ def measure(plan: Plan) -> Row:
     """River with brook as its draft model, float32; each repeat has arrivals of its own."""
     traffic = _traffic(plan)
     with plan.worker(methods, plan.river, plan.brook) as own:
-        found: dict[str, list[Waits]] = {}
-        rates = {}
-        for sides in ((WHOLE, CHUNKED), (FIRST_COME, SHORTEST)):
-            own.call("peak", sides[1], traffic)  # to warm up
-            rates[sides[0]] = LOAD * own.call("peak", sides[0], traffic)
-            found |= _stretches(plan, own, sides, traffic, rates[sides[0]])
+        own.call("peak", traffic)  # to warm up
+        rate = LOAD * own.call("peak", traffic)
+        found = _stretches(plan, own, traffic, rate)
     return Row(
         name="open_loop",
         title=f"Arrivals at {LOAD:.0%} of peak, one prompt in {ONE_LONG_IN} long, river",
@@ -80,8 +74,7 @@ def measure(plan: Plan) -> Row:
         peak_mib=mebibytes({side: own.peaks[side] for side in SIDES}),
         settings={
             "requests": len(traffic),
-            "requests a second": rates[WHOLE],
-            f"with at most {FEW} running": rates[FIRST_COME],
+            "requests a second": rate,
             "tokens of a long prompt": max(len(prompt.tokens) for prompt in traffic),
             "rounds": len(found[CHUNKED]),
         },
@@ -117,7 +110,7 @@ def arrivals(count: int, rate: float, seed: int) -> Due:
 def _traffic(plan: Plan) -> tuple[Prompt, ...]:
     """Mixed tasks; every tenth prompt is long, and another one each time."""
     prompts = Prompts(plan.river, router=plan.router)
-    traffic = prompts.mixed(plan.size(100, 10), longest=plan.size(LONGEST, 3))
+    traffic = prompts.mixed(plan.size(150, 10), longest=plan.size(LONGEST, 3))
     for place in range(ONE_LONG_IN // 2, len(traffic), ONE_LONG_IN):
         traffic[place] = prompts.long(
             plan.size(LONG_PROMPT, 64), seed=place, longest=plan.size(LONG_ANSWER, 3)
@@ -126,12 +119,12 @@ def _traffic(plan: Plan) -> tuple[Prompt, ...]:
 
 
 def _stretches(
-    plan: Plan, own: Worker, sides: Sequence[str], traffic: tuple[Prompt, ...], rate: float
+    plan: Plan, own: Worker, traffic: tuple[Prompt, ...], rate: float
 ) -> dict[str, list[Waits]]:
     """The same arrivals for every side, sides taking turns at being first."""
-    found: dict[str, list[Waits]] = {side: [] for side in sides}
-    names = list(sides)
-    rounds = plan.rounds(55, least=4, most=12)
+    found: dict[str, list[Waits]] = {side: [] for side in SIDES}
+    names = list(SIDES)
+    rounds = plan.rounds(100, least=5, most=15)
     began = time.monotonic()
     for turn in range(rounds.most):
         if turn >= rounds.least and time.monotonic() - began > rounds.budget_s:
@@ -159,8 +152,8 @@ def _measures(found: Mapping[str, list[Waits]]) -> tuple[Measure, ...]:
             _shares(found, "first_token_long", WHOLE, CHUNKED), chunks,
         ),
         _measure(
-            f"time to last token, mean, shortest predicted first, {FEW} running",
-            _shares(found, "last_token", FIRST_COME, SHORTEST), "first come, first served", SHORT,
+            "time to last token, mean, shortest predicted first",
+            _shares(found, "last_token", CHUNKED, SHORTEST), "first come, first served", SHORT,
         ),
     )  # fmt: skip
 
