@@ -18,7 +18,7 @@ from gateway.faces.admission import Admission
 from gateway.faces.completions import chat_completions, completions
 from gateway.faces.doors import count, identify
 from gateway.faces.front import FRONT, Front
-from gateway.faces.health import livez, metrics, readyz
+from gateway.faces.health import engine_metrics, livez, metrics, readyz
 from gateway.faces.models import get_model, list_models
 from gateway.faces.openapi import openapi
 from gateway.keys import Keys, load_keys
@@ -57,6 +57,7 @@ def bare_app(max_body_bytes: int) -> web.Application:
             web.get("/livez", livez),
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),
+            web.get("/metrics/engines", engine_metrics),
             web.get("/openapi.json", openapi),
         ]
     )
@@ -87,6 +88,8 @@ def _front(config: Config, keys: Keys, fleet: Fleet, running: Running, counted: 
         bodies=BodyBudget(server.max_reading_bytes),
         admission=Admission(server.max_concurrent, server.max_queue),
         metrics=counted,
+        engines=fleet.engine_pages(),
+        broken=fleet.broken,
         policy_version=lambda: running.live.current.version,
         hosts=None if keys.required else own_names(server.host, *server.allowed_hosts),
         admin_has_token=config.admin_token is not None,

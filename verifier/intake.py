@@ -90,8 +90,9 @@ class Intake:
         self, request: GenerationRequest, noise: TargetNoise | None, ends: frozenset[int]
     ) -> RequestDrafts | None:
         drafting = self._decoder.drafting
-        if drafting is None or request.speculation.mode == "off":
-            return None
+        predicted = any(one.kind == "prediction" for one in request.references)
+        if drafting is None or (request.speculation.mode == "off" and not predicted):
+            return None  # a prediction is counted on the text, whether or not it is drafted
         wanted = DraftRequest(
             prompt=request.prompt,
             references=request.references,

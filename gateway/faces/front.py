@@ -12,6 +12,7 @@ from gateway.faces.admission import Admission
 from gateway.generation import Answerer, Identity, Tier
 from gateway.keys import Keys, may_use
 from gateway.metrics import Metrics
+from gateway.tiers.scrape import Page
 from gateway.wire.body import BodyBudget
 
 AUTO = "auto"
@@ -28,6 +29,8 @@ class Front:
     admission: Admission
     bodies: BodyBudget = field(default_factory=lambda: BodyBudget(READING_BYTES))
     metrics: Metrics = field(default_factory=Metrics)
+    engines: Mapping[str, Page] = field(default_factory=dict)  # where each tells its metrics
+    broken: Callable[[], Mapping[str, str]] = dict  # engines that are not started again, and why
     policy_version: Callable[[], int] = lambda: 0
     hosts: frozenset[str] | None = None  # host names we answer to; None: any
     admin_has_token: bool = False

@@ -20,7 +20,7 @@ _BODIES: Mapping[str, str] = {
     "/v1/chat/completions": ChatRequest.__name__,
     "/v1/completions": CompletionRequest.__name__,
 }
-_TEXT = {"/metrics"}
+_TEXT = {"/metrics", "/metrics/engines"}
 _PROBLEMS = "/admin"
 _REF = "#/components/schemas/{model}"
 _SHOWN = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE"))

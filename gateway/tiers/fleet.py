@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gateway.config import Config, EngineConfig, TierConfig
 from gateway.errors import ConfigError
 from gateway.tiers.client import Address, TierClient, address_of
 from gateway.tiers.health import watch
+from gateway.tiers.scrape import Page, page_of
 from gateway.tiers.supervisor import Supervisor, engine_command
 
 
@@ -26,6 +28,18 @@ class Fleet:
     def ready(self) -> bool:
         """Whether any tier may answer a request now."""
         return any(tier.usable() for tier in self.tiers)
+
+    def engine_pages(self) -> dict[str, Page]:
+        """Where the metrics of each of our engines are read, by its name."""
+        return {
+            tier.config.engine: partial(page_of, tier)
+            for tier in self.tiers
+            if tier.config.engine is not None
+        }
+
+    def broken(self) -> dict[str, str]:
+        """Engines that refused their configuration and are not started again, and why."""
+        return {one.name: one.refused for one in self.supervisors if one.refused is not None}
 
 
 @asynccontextmanager

@@ -17,6 +17,9 @@ _LONGEST_PAUSE_S = 15.0
 _LIVED_WELL_S = 30.0
 """A process that ran for so long starts anew without a pause, whatever ended it."""
 _LONGEST_LINE = 64 * 1024
+BAD_CONFIG = 78
+"""Exit status of an engine that cannot serve what it is told to; trying again changes nothing."""
+_MOST_REFUSALS = 3  # in a row: memory that its predecessor still held may be free by then
 _log = logging.getLogger(__name__)
 
 
@@ -29,6 +32,8 @@ def engine_command(config: Path, name: str, socket: Path) -> list[str]:
 
 class Supervisor:
     """Runs ``command`` again whenever it ends. Its stdin stays open: EOF there means we died.
+
+    One that refuses its configuration three times in a row is given up; ``refused`` says why.
 
     The child has a session of its own, so that Ctrl-C reaches it through ``stop`` only, after the
     requests that still use it.
@@ -44,9 +49,11 @@ class Supervisor:
     ) -> None:
         self.name = name
         self.restarts = 0
+        self.refused: str | None = None
         self._command = command
         self._stop_within_s = stop_within_s
         self._on_exit = on_exit
+        self._last_line = ""
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -67,17 +74,25 @@ class Supervisor:
             self._task = None
 
     async def _keep_alive(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s, refusals = _FIRST_PAUSE_S, 0
         while True:
             began = time.monotonic()
             status = await self._run_once()
             self._on_exit()
             self.restarts += 1
+            refusals = refusals + 1 if status == _described(BAD_CONFIG) else 0
+            if refusals >= _MOST_REFUSALS:
+                self._give_up()
+                return
             if time.monotonic() - began > _LIVED_WELL_S:
                 pause_s = _FIRST_PAUSE_S
             _log.warning("engine %s ended (%s); next start in %gs", self.name, status, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _give_up(self) -> None:
+        self.refused = self._last_line or "it refused its configuration"
+        _log.error("engine %s is given up, restart to try again: %s", self.name, self.refused)
 
     async def _run_once(self) -> str:
         """Start the process and wait for its end; cancelled, end it first."""
@@ -130,7 +145,8 @@ class Supervisor:
                 continue
             if not line:
                 return
-            _log.info("[engine %s] %s", self.name, line.decode("utf-8", "replace").rstrip())
+            self._last_line = line.decode("utf-8", "replace").rstrip()
+            _log.info("[engine %s] %s", self.name, self._last_line)
 
 
 def _environment() -> dict[str, str]:

@@ -146,3 +146,37 @@ async def test_a_remote_engine_is_not_started_here(shared_engine: Any, tmp_path:
         assert not fleet.ready()
         await _until(fleet.ready)
         assert fleet.tiers[0].max_model_len == 256
+
+
+async def test_an_engine_that_refuses_its_configuration_is_given_up_and_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    program = "print('got 1 page; expected 2', flush=True); raise SystemExit(78)"
+    supervisor = Supervisor("e", _python(program))
+    supervisor.start()
+    await _until(lambda: supervisor.refused is not None)
+    assert supervisor.refused == "got 1 page; expected 2"
+    assert supervisor.restarts == 3
+    await asyncio.sleep(0.6)
+    assert supervisor.restarts == 3
+    assert [one.message for one in caplog.records if one.levelname == "ERROR"] == [
+        "engine e is given up, restart to try again: got 1 page; expected 2"
+    ]
+    await supervisor.stop()
+
+
+async def test_an_engine_that_fails_otherwise_is_never_given_up(tmp_path: Path) -> None:
+    """Two refusals, another failure, two refusals: it may still recover."""
+    counter = tmp_path / "count"
+    program = f"""
+    from pathlib import Path
+    file = Path({str(counter)!r})
+    count = int(file.read_text()) if file.exists() else 0
+    file.write_text(str(count + 1))
+    raise SystemExit(70 if count == 2 else 78)
+    """
+    supervisor = Supervisor("e", _python(program))
+    supervisor.start()
+    await _until(lambda: supervisor.restarts == 5)
+    assert supervisor.refused is None
+    await supervisor.stop()
