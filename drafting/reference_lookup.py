@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from drafting.merge import merge
 from drafting.source import DraftRequest, DraftSession, ReferenceKind
@@ -15,10 +15,14 @@ from drafting.tree import EMPTY, DraftTree
 _FOLLOWED_FROM_START: Final = frozenset({"prediction", "rejected_answer", "near_hit"})
 _START_TRUST: Final = 4  # matched tokens that standing at the start of a reference is worth
 _TRUST_LOST: Final = 4  # a divergence divides trust by this
+_SKIPS: Final = 3  # tokens of a reference that an output may leave out at once
 _MISSES: Final = 4  # divergences in a row after which a place is given up
 _ANCHORS: Final = 4  # places followed at once
 _OCCURRENCES: Final = 64  # occurrences looked at when choosing the nearest
 _REPLAY: Final = 16  # tokens re-read when the automaton is first needed
+
+
+_Detour = Literal["replaced", "inserted", "skipped"]
 
 
 class _Anchor(NamedTuple):
@@ -27,6 +31,8 @@ class _Anchor(NamedTuple):
     place: int  # index of the token expected next
     trust: int  # tokens matched so far, less what divergences cost
     misses: int = 0  # divergences in a row
+    detour: _Detour | None = None  # what the latest divergence is taken for, until it is confirmed
+    share: float = 1.0  # P(this guess rather than the others made at that divergence)
 
 
 class _Index:
@@ -73,6 +79,8 @@ class ReferenceTracker:
         self._place = 0  # where the output last was, for sure or not
         self._recent: list[int] = []  # output not yet read by the automaton
         self._match: tuple[int, int] | None = None  # state and length, once it is needed
+        # How often a divergence turned out to be one or the other, and before any has.
+        self._detours: dict[_Detour, float] = {"replaced": 2.0, "inserted": 0.5, "skipped": 0.5}
 
     def advance(self, token: int) -> None:
         """Move on by one committed token of the output."""
@@ -80,15 +88,11 @@ class ReferenceTracker:
             self._place = self._anchors[0].place
             if self._expects(self._anchors[0], token):
                 self.taken.add(self._place)
-        held = [
-            _Anchor(anchor.place + 1, anchor.trust + 1)  # no longer astray
-            for anchor in self._anchors
-            if self._expects(anchor, token)
-        ]
+        held = [self._held(anchor) for anchor in self._anchors if self._expects(anchor, token)]
         self._recent.append(token)
         if not held or self._match is not None:
             trust = max((anchor.trust for anchor in held), default=0)
-            held = held or self._after_divergence()
+            held = held or self._after_divergence(token)
             held.extend(self._matched(trust))
         elif len(self._recent) > 2 * _REPLAY:
             del self._recent[:-_REPLAY]
@@ -99,19 +103,39 @@ class ReferenceTracker:
         for anchor in self._anchors:
             copied = self.tokens[anchor.place : anchor.place + count]
             if copied:
-                yield copied_chain(copied, anchor.trust, source)
+                yield copied_chain(copied, anchor.trust, source, anchor.share)
 
     def _expects(self, anchor: _Anchor, token: int) -> bool:
         return anchor.place < len(self.tokens) and self.tokens[anchor.place] == token
 
-    def _after_divergence(self) -> list[_Anchor]:
-        """The token was put in between, or stands for the one expected."""
-        guesses = []
-        for place, trust, misses in self._anchors:
-            left = max(trust // _TRUST_LOST, 1)
+    def _held(self, anchor: _Anchor) -> _Anchor:
+        """No longer astray."""
+        if anchor.detour is not None:
+            self._detours[anchor.detour] += 1.0
+        return _Anchor(anchor.place + 1, anchor.trust + 1)
+
+    def _after_divergence(self, token: int) -> list[_Anchor]:
+        """What ``token`` may be: put in between, instead of the one expected, or one further on."""
+        guesses: list[_Anchor] = []
+        for place, trust, misses, _, share in self._anchors:
             if misses < _MISSES:
-                guesses += [_Anchor(place + 1, left, misses + 1), _Anchor(place, left, misses + 1)]
+                left = max(trust // _TRUST_LOST, 1)
+                places = {kind: self._place_after(place, kind, token) for kind in self._detours}
+                able = {kind: after for kind, after in places.items() if after is not None}
+                whole = sum(self._detours[kind] for kind in able)
+                guesses += [
+                    _Anchor(after, left, misses + 1, kind, share * self._detours[kind] / whole)
+                    for kind, after in able.items()
+                ]
         return guesses
+
+    def _place_after(self, place: int, detour: _Detour, token: int) -> int | None:
+        if detour == "replaced":
+            return place + 1
+        if detour == "inserted":
+            return place
+        ahead = self.tokens[place + 1 : place + 1 + _SKIPS]
+        return place + 2 + ahead.index(token) if token in ahead else None
 
     def _matched(self, trust: int) -> list[_Anchor]:
         """Where the longest suffix of the output in the reference ends, if beyond ``trust``."""
@@ -133,9 +157,13 @@ def _strongest(anchors: list[_Anchor]) -> list[_Anchor]:
     best: dict[int, _Anchor] = {}
     for anchor in anchors:
         known = best.setdefault(anchor.place, anchor)
-        if anchor.trust > known.trust:
+        if _weight(anchor) > _weight(known):
             best[anchor.place] = anchor
-    return sorted(best.values(), key=lambda anchor: -anchor.trust)[:_ANCHORS]
+    return sorted(best.values(), key=_weight, reverse=True)[:_ANCHORS]
+
+
+def _weight(anchor: _Anchor) -> float:
+    return anchor.trust * anchor.share
 
 
 class ReferenceLookup:

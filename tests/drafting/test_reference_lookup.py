@@ -119,3 +119,21 @@ def test_a_text_of_its_own_takes_nothing_over():
     for token in range(50):
         tracker.advance(token)
     assert tracker.taken == set()
+
+
+@pytest.mark.parametrize(("detour", "wrong"), [("replaced", 159), ("inserted", 161)])
+def test_what_a_divergence_is_taken_for_is_learned_from_those_before(detour, wrong):
+    reference, output = tuple(range(100, 200)), []
+    session, _ = opened(text=reference, prompt=())
+    for start in range(0, 60, 6):
+        piece = reference[start : start + 6]
+        output += [*piece[:-1], 7] if detour == "replaced" else [*piece, 7]
+        tree = session.propose(output, max_nodes=8)
+    claims = dict(zip(tree.tokens, tree.confidence, strict=True))
+    assert claims[160] > 3 * claims.get(wrong, 0.0)
+
+
+def test_a_text_that_leaves_tokens_out_is_found_again_at_once():
+    session, context = opened()
+    session.propose([*context, *TEXT[:10]], max_nodes=4)
+    assert TEXT[13] in session.propose([*context, *TEXT[:10], TEXT[12]], max_nodes=8).tokens
