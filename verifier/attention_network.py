@@ -72,6 +72,8 @@ def _attention(
     odd = [name for name in _REFUSED if given.get(name) is not None]
     if odd:
         raise ModelRefused(f"attention with {', '.join(odd)} is not computed here")
+    if attention_mask is not None and attention_mask.numel() != 1:
+        raise ModelRefused("it makes a mask of its own from the one it is given")
     window = int(attention_mask.item()) if attention_mask is not None else 0
     scale = given.get("scaling")
     call = Call(

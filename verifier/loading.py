@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from verifier.checkpoint import Checkpoint, digest, read_checkpoint
+from verifier.chat import chat_tokens
 from verifier.errors import ModelRefused, RequestRefused
 from verifier.int8 import quantize
 from verifier.limits import longest_context, rotary_switch
@@ -48,6 +49,7 @@ _TEXT_FILES = (
     "tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+_SIZES = ("num_hidden_layers", "vocab_size", "hidden_size")
 LOAD_OVERHEAD = 1.25  # of the weights: one layer twice while it is fused, and the loader's buffers
 
 
@@ -77,20 +79,19 @@ class LoadedModel:
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
         """Tokens of ``messages`` under the model's chat template, with the assistant's opening.
 
+        What they say is text: a special token spelled in it is not taken for one.
+
         Raises:
             RequestRefused: the model has no template, or it refuses these messages.
         """
         if self.tokenizer.chat_template is None:
             raise RequestRefused(f"model {self.name!r} has no chat template", param="messages")
         try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
+            return chat_tokens(self.tokenizer, messages)
         except (TemplateError, TypeError, ValueError) as error:
             raise RequestRefused(
                 f"the chat template refuses these messages: {error}", param="messages"
             ) from error
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """Tokens of plain ``text``, with the special tokens the tokenizer adds if ``special``."""
@@ -129,7 +130,7 @@ def load_model(
     kind = dtype_of(dtype, place)
     checkpoint = read_checkpoint(folder)
     config = read_config(folder)
-    _check_sizes(config, checkpoint)
+    check_sizes(config, checkpoint)
     _check_memory(folder, checkpoint, kind, place)
     tokenizer = _tokenizer(folder)
     context, switch = longest_context(config), rotary_switch(config)
@@ -228,9 +229,17 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def _check_sizes(config: Any, checkpoint: Checkpoint) -> None:
-    """Refuse what the weights cannot fill, before anything of that size is built."""
+def check_sizes(config: Any, checkpoint: Checkpoint) -> None:
+    """Refuse what the weights cannot fill, before anything of that size is built.
+
+    Raises:
+        ModelRefused: more layers or embeddings than there are weights for.
+    """
     text = config.get_text_config()
+    sizes = [getattr(text, name, None) for name in _SIZES]
+    if not all(isinstance(size, int) for size in sizes):
+        named = dict(zip(_SIZES, sizes, strict=True))
+        raise ModelRefused(f"{config.model_type!r} is not served: its config gives {named}")
     layers, vocabulary = int(text.num_hidden_layers), int(text.vocab_size)
     if not 1 <= layers <= len(checkpoint.shapes):
         raise ModelRefused(

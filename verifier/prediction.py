@@ -13,7 +13,15 @@ import torch
 from verifier.checkpoint import Checkpoint, read_checkpoint
 from verifier.errors import ModelRefused
 from verifier.limits import longest_context
-from verifier.loading import LOAD_OVERHEAD, Device, Dtype, device_of, dtype_of, read_config
+from verifier.loading import (
+    LOAD_OVERHEAD,
+    Device,
+    Dtype,
+    check_sizes,
+    device_of,
+    dtype_of,
+    read_config,
+)
 from verifier.memory import free_bytes, free_device_bytes
 
 HEADROOM = 128 * 2**20  # bytes for the interpreter's growth, tokenizers and small things
@@ -109,6 +117,7 @@ def predict(planned: Planned, limits: Limits, device: torch.device) -> Needs:
     size = dtype_of(planned.dtype, device).itemsize
     checkpoint = read_checkpoint(planned.path)
     config = read_config(planned.path)
+    check_sizes(config, checkpoint)
     text = config.get_text_config()
     stored = checkpoint.elements * size  # as they come from the files
     weights = stored - _saved(checkpoint) * (size - 1) if planned.dtype == "int8" else stored
@@ -139,18 +148,26 @@ def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def bytes_per_token(config: Any, size: int) -> int:
-    """Keys and values of one token in all layers, in numbers of ``size`` bytes."""
+    """Keys and values of one token in all layers, in numbers of ``size`` bytes.
+
+    Every layer takes as much as the widest.
+    """
     text = config.get_text_config()
-    heads = int(text.num_attention_heads)
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    width = max(int(width), int(getattr(text, "global_head_dim", None) or 0))
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
-    if getattr(text, "kv_lora_rank", None):  # latent attention is kept unfolded
-        key_heads = heads
-        width = max(text.qk_nope_head_dim + text.qk_rope_head_dim, text.v_head_dim)
-    if getattr(text, "multi_query", False):
-        key_heads = 1
-    return int(text.num_hidden_layers * 2 * int(key_heads) * width * size)
+    layers = getattr(text, "per_layer_config", None)
+    shapes = [_heads_and_width(layer) for layer in (layers or [text])]
+    heads, width = (max(numbers) for numbers in zip(*shapes, strict=True))
+    return int(text.num_hidden_layers) * 2 * heads * width * size
+
+
+def _heads_and_width(layer: Any) -> tuple[int, int]:
+    """Key heads, and the numbers of one."""
+    heads = int(layer.num_attention_heads)
+    if getattr(layer, "kv_lora_rank", None):  # latent attention is kept unfolded
+        return heads, max(layer.qk_nope_head_dim + layer.qk_rope_head_dim, layer.v_head_dim)
+    width = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    if getattr(layer, "multi_query", False):
+        return 1, int(width)
+    return int(getattr(layer, "num_key_value_heads", None) or heads), int(width)
 
 
 def _pages(limits: Limits, token: int, context: int) -> int:

@@ -62,6 +62,7 @@ THROUGH_ATTENTION = {
     "GptOss": {"head_dim": 16, **EXPERTS, **WINDOW},  # sinks
     "SmolLM3": {"pad_token_id": 0},
     "Phi": {"partial_rotary_factor": 0.5},
+    "StableLm": {"partial_rotary_factor": 0.5, "use_qkv_bias": True},
     "Starcoder2": WINDOW,
     "Gemma4Text": {  # layers that differ in the width of their keys
         **ALTERNATING, "global_head_dim": 24, "num_kv_shared_layers": 0,
@@ -77,7 +78,7 @@ REFUSED = {
         "mask is not a sliding window of 8",
     ),
     "DiffLlama": ({}, "6 calls of the attention interface for 3 layers"),
-    "StableLm": ({"partial_rotary_factor": 0.3}, None),
+    "Doge": ({}, "a mask of its own"),
     "MiniMax": ({"head_dim": 16, "num_local_experts": 4}, "2 calls .* for 3 layers"),
 }  # fmt: skip
 PROMPTS = [

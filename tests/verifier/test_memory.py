@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DeepseekV3Config, Gemma2Config, GPT2Config, LlamaConfig, MixtralConfig
+from transformers import (
+    DeepseekV3Config,
+    Gemma2Config,
+    Gemma4TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+)
 
 import verifier.prediction
 from verifier.engine import EngineConfig
@@ -22,6 +29,11 @@ LATENT = {
     "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
     "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "n_group": 1, "topk_group": 1, "num_key_value_heads": 4, "first_k_dense_replace": 1,
+}  # fmt: skip
+GEMMA4 = {  # layers that differ
+    "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "head_dim": 16, "global_head_dim": 24, "sliding_window": 9, "num_kv_shared_layers": 0,
+    "hidden_size_per_layer_input": 0,
 }  # fmt: skip
 MODELS = [
     (LlamaConfig, {}),
@@ -39,6 +51,7 @@ MODELS = [
         },
     ),
     (MixtralConfig, {"num_local_experts": 4}),
+    (Gemma4TextConfig, GEMMA4),
     (DeepseekV3Config, LATENT),
 ]
 
