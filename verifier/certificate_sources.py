@@ -128,7 +128,7 @@ SHAPES: Final[Mapping[str, Callable[[Scene], list[Edge]]]] = {
 
 
 class Adversary:
-    """Source "adversary_<shape>": deterministic in shape, prompt and length of the context."""
+    """Source "adversary_<shape>": deterministic in its shape and the context."""
 
     def __init__(self, shape: str, *, vocabulary: int) -> None:
         self.name = f"adversary_{shape}"
@@ -140,9 +140,9 @@ class Adversary:
         truth = [one.tokens for one in request.references if one.kind == TRUTH]
         return _AdversarySession(self, request, truth[0] if truth else ())
 
-    def tree(self, request: DraftRequest, rest: Sequence[int], max_nodes: int) -> DraftTree:
+    def tree(self, context: Sequence[int], rest: Sequence[int], max_nodes: int) -> DraftTree:
         """A tree of at most ``max_nodes`` nodes, with claims that mean nothing."""
-        dice = np.random.default_rng([len(self.name), len(rest), len(request.prompt), max_nodes])
+        dice = np.random.default_rng([len(self.name), len(context), *context[-2:], max_nodes])
         edges = self._shape(Scene(rest, dice, max_nodes, self._vocabulary))
         edges = _without_twins(edges)
         if not edges:
@@ -165,15 +165,15 @@ class _AdversarySession:
 
     def __init__(self, source: Adversary, request: DraftRequest, truth: Sequence[int]) -> None:
         self._source = source
-        self._request = request
+        self._prompt_tokens = len(request.prompt)
         self._truth = truth
 
     def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
         """A tree that continues ``context``."""
         if max_nodes <= 0:
             return EMPTY
-        rest = self._truth[len(context) - len(self._request.prompt) :]
-        return self._source.tree(self._request, rest, max_nodes)
+        rest = self._truth[len(context) - self._prompt_tokens :]
+        return self._source.tree(context, rest, max_nodes)
 
     def close(self) -> None:
         """Nothing is held."""

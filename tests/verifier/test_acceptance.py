@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from drafting.tree import EMPTY, ROOT, DraftTree
 from verifier.acceptance import ChoiceSampler, Decision, Verdict
 from verifier.errors import VerifierError
 from verifier.margin import NARROW
-from verifier.noise import TargetNoise, gumbel, noise_counter, noise_key, philox4x32, round_keys
-from verifier.processors import Processors, Survivors, greedy_tokens
+from verifier.noise import TargetNoise
+from verifier.processors import Processors, greedy_tokens
 from verifier.request import SamplingParams
 
 DIGEST = b"weights"
@@ -240,196 +238,6 @@ def test_leaving_out_hopeless_tokens_changes_no_winner_and_no_narrow_margin(spre
         assert decision.token == scores.argmax()
         assert min(decision.margin, 1.0) == pytest.approx(min(best - second, 1.0))
         choice.commit([0])
-
-
-# --- The distribution: exact enumeration against many seeds --------------------------------------
-
-VOCAB, LENGTH, PROMPT = 5, 3, (2, 4)
-DISTRIBUTIONS = {
-    "plain": SamplingParams(temperature=1.0),
-    "hot": SamplingParams(temperature=1.7),
-    "top_k": SamplingParams(temperature=0.9, top_k=3),
-    "top_p": SamplingParams(temperature=1.2, top_p=0.8),
-    "min_p": SamplingParams(temperature=1.2, min_p=0.1),
-    "penalties": SamplingParams(
-        temperature=1.0, presence_penalty=1.0, frequency_penalty=0.8, repetition_penalty=1.4
-    ),
-    "everything": SamplingParams(
-        temperature=1.1,
-        top_k=4,
-        top_p=0.95,
-        frequency_penalty=0.7,
-        repetition_penalty=1.2,
-        logit_bias={0: 0.5},
-    ),
-}
-
-
-class RememberingProcessors(Processors):
-    """The real ones, computed once for each branch: they do not depend on the seed."""
-
-    def __init__(self, params: SamplingParams, known: dict[tuple[int, ...], Survivors]) -> None:
-        super().__init__(params, prompt=PROMPT, vocab_size=VOCAB)
-        self.known = known
-        self.branch: tuple[int, ...] = ()
-
-    def push(self, token: int) -> None:
-        super().push(token)
-        self.branch += (token,)
-
-    def pop(self) -> None:
-        super().pop()
-        self.branch = self.branch[:-1]
-
-    def survivors(self, logits: np.ndarray) -> Survivors:
-        if self.branch not in self.known:
-            self.known[self.branch] = super().survivors(logits)
-        return self.known[self.branch]
-
-
-def noise_tables(seeds: int) -> np.ndarray:
-    """The noise of many seeds at once: [seed, output index, token]."""
-    keys = np.array([noise_key(seed, 0, DIGEST) for seed in range(seeds)], dtype=np.uint64)
-    schedule = round_keys(keys[:, :1], keys[:, 1:])
-    positions = range(len(PROMPT), len(PROMPT) + LENGTH + 10)  # a tree has at most nine nodes
-    return np.stack(
-        [
-            gumbel(philox4x32(noise_counter(position, np.arange(VOCAB)), schedule)[0])
-            for position in positions
-        ],
-        axis=1,
-    )
-
-
-def test_the_tables_hold_the_noise_of_each_seed():
-    tables = noise_tables(3)
-    for seed in range(3):
-        noise = TargetNoise(seed, 0, DIGEST)(len(PROMPT) + 1, np.arange(VOCAB))
-        assert np.array_equal(tables[seed, 1], noise)
-
-
-def drawn(
-    params: SamplingParams, seeds: int, choice_type: type[ChoiceSampler] = ChoiceSampler
-) -> Iterator[tuple[int, ...]]:
-    """The first three tokens of each seed, drafted for with ever other trees."""
-    rng = np.random.default_rng(0)
-    trees = [EMPTY, *(random_tree(rng, VOCAB) for _ in range(30))]
-    tables = noise_tables(seeds)
-    rows: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
-    known: dict[tuple[int, ...], Survivors] = {}
-    for seed in range(seeds):
-        table = tables[seed]
-        choice = choice_type(
-            RememberingProcessors(params, known),
-            lambda position, tokens, table=table: table[position - len(PROMPT), tokens],
-            prompt_tokens=len(PROMPT),
-        )
-        output: tuple[int, ...] = ()
-        while len(output) < LENGTH:
-            pick = (seed + len(output)) % len(trees)
-            tree = trees[pick]
-            if (pick, output) not in rows:
-                rows[pick, output] = tree_logits(PROMPT + output, tree, VOCAB)
-            tokens = choice.verify(tree, rows[pick, output]).tokens[: LENGTH - len(output)]
-            choice.commit(tokens)
-            output += tokens
-        yield output
-
-
-def exact(params: SamplingParams) -> dict[tuple[int, ...], float]:
-    """Probability of every three tokens, by enumeration; written without the code under test."""
-    joint: dict[tuple[int, ...], float] = {}
-    for tokens in itertools.product(range(VOCAB), repeat=LENGTH):
-        prob = 1.0
-        for place, token in enumerate(tokens):
-            prob *= next_probs(params, tokens[:place])[token]
-        joint[tokens] = prob
-    return joint
-
-
-def next_probs(params: SamplingParams, output: tuple[int, ...]) -> list[float]:
-    scores = [float(value) for value in toy_logits(PROMPT + output, VOCAB)]
-    for token in range(VOCAB):
-        if token in PROMPT + output:
-            factor = params.repetition_penalty
-            scores[token] *= 1 / factor if scores[token] > 0 else factor
-        scores[token] -= params.frequency_penalty * output.count(token)
-        scores[token] -= params.presence_penalty * (token in output)
-        scores[token] += params.logit_bias.get(token, 0.0)
-        scores[token] /= params.temperature
-    ranked = sorted(range(VOCAB), key=lambda token: -scores[token])
-    kept = ranked[: params.top_k or VOCAB]
-    total = sum(math.exp(scores[token]) for token in kept)
-    shares = [math.exp(scores[token]) / total for token in kept]
-    before = [sum(shares[:place]) for place in range(len(kept))]
-    kept = [
-        token
-        for token, mass, share in zip(kept, before, shares, strict=True)
-        if mass < params.top_p and share >= params.min_p * shares[0]
-    ]
-    total = sum(math.exp(scores[token]) for token in kept)
-    return [math.exp(scores[t]) / total if t in kept else 0.0 for t in range(VOCAB)]
-
-
-def chi_square_deviation(found: Iterator[tuple[int, ...]], joint, seeds: int) -> float:
-    """How many standard deviations chi-square lies above its mean (Wilson and Hilferty)."""
-    counts: dict[tuple[int, ...], int] = {}
-    for tokens in found:
-        counts[tokens] = counts.get(tokens, 0) + 1
-    assert all(joint[tokens] > 0 for tokens in counts), "a token came out that never may"
-    rare = [tokens for tokens, prob in joint.items() if 0 < prob * seeds < 5]
-    cells = [
-        (counts.get(tokens, 0), prob * seeds) for tokens, prob in joint.items() if prob * seeds >= 5
-    ]
-    if rare:
-        pooled = sum(counts.get(tokens, 0) for tokens in rare)
-        cells.append((pooled, sum(joint[tokens] for tokens in rare) * seeds))
-    statistic = sum((count - mean) ** 2 / mean for count, mean in cells)
-    freedom = len(cells) - 1
-    cube = (statistic / freedom) ** (1 / 3)
-    return (cube - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
-
-
-class EagerSampler(ChoiceSampler):
-    """Biased on purpose: takes a drafted token whenever it is one of the two best."""
-
-    def verify(self, tree, logits, *, greedy=None):
-        children = {tree.tokens[node]: node for node, p in enumerate(tree.parents) if p == ROOT}
-        survivors = self._processors.survivors(logits[0])
-        scores = survivors.logits + self._noise(self.position, survivors.tokens)
-        best = survivors.tokens[np.argsort(-scores)[:2]]
-        wanted = next((int(token) for token in best if int(token) in children), None)
-        if wanted is None:
-            return super().verify(tree, logits, greedy=greedy)
-        return Verdict((children[wanted],), (wanted,), (0,), (0.0,), 0)
-
-
-FAST = ["plain", "everything"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in FAST else pytest.mark.full, id=name)
-        for name in DISTRIBUTIONS
-    ],
-)
-def test_three_tokens_are_distributed_as_enumeration_says(name):
-    params, seeds = DISTRIBUTIONS[name], 50_000
-    assert chi_square_deviation(drawn(params, seeds), exact(params), seeds) < 4.0
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_the_distribution_holds_over_three_times_the_seeds(name):
-    params, seeds = DISTRIBUTIONS[name], 150_000
-    assert chi_square_deviation(drawn(params, seeds), exact(params), seeds) < 4.0
-
-
-def test_a_biased_rule_of_acceptance_fails_the_same_test():
-    params, seeds = DISTRIBUTIONS["plain"], 5_000
-    biased = drawn(params, seeds, EagerSampler)
-    assert chi_square_deviation(biased, exact(params), seeds) > 8.0
 
 
 def test_decisions_name_their_token_and_margin():
