@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.backend import triton_serves
 from kernels.errors import KernelError
 from kernels.paged_memory import WORD_BITS
+from kernels.paged_views import View, views
 from kernels.tiles import Tile, chunk_for, tile_for
 from kernels.tree_attention import Rows
 from kernels.tree_words import chain_length, check_parents, depths
@@ -48,6 +50,7 @@ class PagedPlan(NamedTuple):
     scratch_rows: int
     widest_tree: int  # rows of the largest request that is not a chain
     longest: tuple[int, int]  # largest slot, and the most committed tokens of any request
+    views: tuple[View, ...]  # for PyTorch; empty where Triton serves
 
 
 class _Request(NamedTuple):
@@ -115,6 +118,9 @@ def plan_paged_attention(
         scratch_rows=sum(len(request.parents) for request in requests),
         widest_tree=max((len(r.rows.parents) for r in laid if not r.chain), default=0),
         longest=_longest(requests),
+        views=()
+        if triton_serves(device)
+        else views(requests, groups=groups, window=window, dtype=dtype, device=device),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,16 +11,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kernels.paged_memory import PagedContext, TreeScratch
 from kernels.paged_plan import PagedPlan
+from kernels.paged_views import View, views
 from kernels.tree_attention import Rows
-from kernels.tree_words import ancestors
 
 
-class _Seen(NamedTuple):
-    """Everything the fresh rows of one request may look at."""
+class _Share(NamedTuple):
+    """The work of one request: query rows packed node x group, so that keys are read once."""
 
+    rows: slice  # of q
+    q: Tensor  # [Hkv, fresh * groups, D]
     keys: Tensor  # [Hkv, L, D]
     values: Tensor
-    mask: Tensor | None  # bool [fresh, L]; None: all
+    mask: Tensor | None
 
 
 def attend_with_torch(
@@ -34,81 +37,70 @@ def attend_with_torch(
     lse: Tensor | None,
 ) -> None:
     """Fill ``out`` and ``lse`` as ``paged_attention`` promises; arguments are already checked."""
-    query = first = 0
-    for request in plan.requests:
-        own = slice(query, query + request.fresh)
-        if request.fresh:
-            seen = _seen(request, first, context, scratch, plan.window)
-            if softcap is None and lse is None:
-                out[own] = _fused(q[own], seen, scale)
-            else:
-                mixed, log_sums = _plain(q[own], seen, scale, softcap)
-                out[own] = mixed
-                if lse is not None:
-                    lse[own] = log_sums
-        query, first = own.stop, first + len(request.parents)
+    key_heads = context.keys.shape[2]
+    for share in _shares(q, context, scratch, plan):
+        fresh = share.rows.stop - share.rows.start
+        if softcap is None and lse is None:
+            mixed = scaled_dot_product_attention(
+                share.q.unsqueeze(0), share.keys.unsqueeze(0), share.values.unsqueeze(0),
+                attn_mask=share.mask, scale=scale,
+            )[0]  # fmt: skip
+        else:
+            mixed, sums = _plain(share, scale, softcap)
+            if lse is not None:
+                lse[share.rows] = _unpacked(sums.unsqueeze(-1), fresh, key_heads).squeeze(-1)
+        out[share.rows] = _unpacked(mixed, fresh, key_heads)
 
 
-def _seen(
-    request: Rows, first: int, context: PagedContext, scratch: TreeScratch, window: int | None
-) -> _Seen:
-    size = len(request.parents)
-    own = slice(first, first + size)
-    depth = scratch.depths[own]
-    begin = 0
-    if window is not None:
-        lowest = int(depth[size - request.fresh :].min())
-        begin = min(request.context, max(0, request.context + lowest - window + 1))
-    keys = torch.cat([_committed(context.keys, context, request, begin), scratch.keys[own]])
-    values = torch.cat([_committed(context.values, context, request, begin), scratch.values[own]])
-    mask = _mask(request, depth, begin, window)
-    return _Seen(keys.transpose(0, 1), values.transpose(0, 1), mask)
-
-
-def _committed(pages: Tensor, context: PagedContext, request: Rows, begin: int) -> Tensor:
-    """Committed rows from ``begin`` on, [context - begin, Hkv, D]."""
-    size = pages.shape[1]
-    first = begin // size
-    own = context.tables[request.slot, first : -(-request.context // size)]
-    rows = pages[own.long()].flatten(0, 1)
-    return rows[begin - first * size : request.context - first * size]
-
-
-def _mask(request: Rows, depth: Tensor, begin: int, window: int | None) -> Tensor | None:
-    device = depth.device
-    size, fresh = len(request.parents), request.fresh
-    seen = torch.ones((fresh, request.context - begin + size), dtype=torch.bool)
-    seen[:, request.context - begin :] = torch.from_numpy(ancestors(request.parents)[-fresh:])
-    if window is not None:
-        depth = depth.cpu()
-        positions = torch.cat([torch.arange(begin, request.context), request.context + depth])
-        seen &= positions[-fresh:, None] - positions[None, :] < window
-    return None if seen.all() else seen.to(device)
-
-
-def _fused(q: Tensor, seen: _Seen, scale: float) -> Tensor:
-    heads, key_heads = q.shape[1], seen.keys.shape[0]
-    groups = heads // key_heads
-    own = q.view(q.shape[0], key_heads, groups, -1).permute(1, 2, 0, 3)
-    shape = (key_heads, groups, -1, -1)
-    out = scaled_dot_product_attention(
-        own,
-        seen.keys.unsqueeze(1).expand(shape),
-        seen.values.unsqueeze(1).expand(shape),
-        attn_mask=seen.mask,
-        scale=scale,
+def _shares(
+    q: Tensor, context: PagedContext, scratch: TreeScratch, plan: PagedPlan
+) -> Iterator[_Share]:
+    own_views = plan.views or views(
+        plan.requests, groups=plan.groups, window=plan.window, dtype=q.dtype, device=q.device
     )
-    return out.permute(2, 0, 1, 3).reshape(q.shape)
+    key_heads, size = context.keys.shape[2], q.shape[2]
+    query = first = 0
+    for request, view in zip(plan.requests, own_views, strict=True):
+        rows = slice(query, query + request.fresh)
+        if request.fresh:
+            packed = q[rows].reshape(request.fresh, key_heads, plan.groups, size).transpose(0, 1)
+            yield _Share(
+                rows,
+                packed.reshape(key_heads, -1, size),
+                _gathered(context.keys, context.tables, scratch.keys, request, view, first),
+                _gathered(context.values, context.tables, scratch.values, request, view, first),
+                view.mask,
+            )
+        query, first = rows.stop, first + len(request.parents)
 
 
-def _plain(q: Tensor, seen: _Seen, scale: float, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """The same in float32 with a soft cap, and the log of the sum of exponentials [fresh, Hq]."""
-    key_heads = seen.keys.shape[0]
-    own = q.float().view(q.shape[0], key_heads, -1, q.shape[2])
-    scores = torch.einsum("tkgd,kld->tkgl", own, seen.keys.float()) * scale
+def _gathered(
+    pages: Tensor, tables: Tensor, scratch: Tensor, request: Rows, view: View, first: int
+) -> Tensor:
+    """Committed rows from ``view.begin`` on and then the tree's, [Hkv, L, D]; copied once."""
+    size, fresh = pages.shape[1], len(request.parents)
+    skipped = view.begin // size
+    own = tables[request.slot, skipped : -(-request.context // size)]
+    rows = pages.new_empty((own.shape[0] * size + fresh, *pages.shape[2:]))
+    if own.shape[0]:
+        paged = rows[: own.shape[0] * size].view(-1, *pages.shape[1:])
+        torch.index_select(pages, 0, own, out=paged)
+    end = request.context - skipped * size
+    rows[end : end + fresh] = scratch[first : first + fresh]  # over what the last page had left
+    return rows[view.begin - skipped * size : end + fresh].transpose(0, 1)
+
+
+def _plain(share: _Share, scale: float, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """Output and log of the sum of exponentials [Hkv, rows], in float32, with a soft cap."""
+    scores = torch.matmul(share.q.float(), share.keys.float().transpose(1, 2)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    if seen.mask is not None:
-        scores = scores.masked_fill(~seen.mask[:, None, None, :], float("-inf"))
-    mixed = torch.einsum("tkgl,kld->tkgd", scores.softmax(-1), seen.values.float())
-    return mixed.reshape(q.shape).to(q.dtype), scores.logsumexp(-1).flatten(1)
+    if share.mask is not None:
+        scores = scores + share.mask
+    mixed = torch.matmul(scores.softmax(-1), share.values.float())
+    return mixed, scores.logsumexp(-1)
+
+
+def _unpacked(packed: Tensor, fresh: int, key_heads: int) -> Tensor:
+    """[Hkv, fresh * groups, X] to [fresh, Hq, X]."""
+    return packed.view(key_heads, fresh, -1, packed.shape[2]).transpose(0, 1).flatten(1, 2)

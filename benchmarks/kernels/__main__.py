@@ -78,10 +78,12 @@ def errors_table(results: dict[str, Any]) -> str:
     ]
     for fields in results["errors"]:
         error = Error(**fields)
-        lines.append(
-            f"| {error.kernel} | {error.dtype} | {error.elements} | {error.ours:.1e} "
-            f"| {error.pytorch:.1e} | {error.ours / error.pytorch:.2f} |"
+        figures = (
+            f"{error.ours:.1e} | {error.pytorch:.1e} | {error.ours / error.pytorch:.2f}"
+            if error.pytorch
+            else f"{error.ours} differ | exact |"
         )
+        lines.append(f"| {error.kernel} | {error.dtype} | {error.elements} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

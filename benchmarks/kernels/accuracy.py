@@ -1,4 +1,4 @@
-"""The error of every kernel against its float64 oracle, beside that of PyTorch's own."""
+"""The error of every kernel against its oracle, beside that of PyTorch's own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from torch import Tensor
 
 from benchmarks.kernels.cases import Case, Shape, random_case, random_tree
 from kernels.paged_attention import _reference, paged_attention
+from kernels.paged_commit import AcceptedRows, commit_to_pages
+from kernels.paged_commit import _reference as _commit_reference
 from kernels.paged_plan import plan_paged_attention
 from kernels.paged_torch import attend_with_torch
 from kernels.tree_attention import Rows
+from kernels.tree_expansion import _reference as _expansion_reference
+from kernels.tree_expansion import expand_trees
+from kernels.tree_walk import DraftRows, Drawing, walk_trees
+from kernels.tree_walk import _reference as _walk_reference
 
 
 class Error(NamedTuple):
-    """Root of the mean squared error over ``elements``."""
+    """Root of the mean squared error over ``elements``; for whole numbers, how many differ."""
 
     kernel: str
     dtype: str
@@ -43,6 +49,9 @@ def measure_errors(device: torch.device, *, small: bool) -> Iterator[Error]:
         for name, rows in requests.items():
             shape = Shape(64 if small else 128, 1 if small else 4, groups=4, dtype=dtype)
             yield _error(f"paged_attention, {name}", random_case(rows, shape, device=device))
+    yield _expansion(device)
+    yield _walk(device)
+    yield _commit(device)
 
 
 def _error(name: str, case: Case) -> Error:
@@ -59,6 +68,52 @@ def _error(name: str, case: Case) -> Error:
     )  # fmt: skip
     dtype = str(case.shape.dtype).removeprefix("torch.")
     return Error(name, dtype, exact.numel(), _rms(ours, exact), _rms(theirs, exact))
+
+
+def _expansion(device: torch.device) -> Error:
+    random = np.random.default_rng(1)
+    parents = [parent for _ in range(4) for parent in random_tree(random, 64)]
+    edges = [0, 64, 128, 192, 256]
+    given = [torch.tensor(own, dtype=torch.int32) for own in (parents, edges, [0, 5, 64, 8000])]
+    got = expand_trees(*(own.to(device) for own in given), words=1)
+    exact = _expansion_reference(*given, 1)
+    wrong = sum(int((a.cpu() != b).sum()) for a, b in zip(got, exact, strict=True))
+    return Error("expand_trees", "int64", sum(own.numel() for own in exact), wrong, 0)
+
+
+def _walk(device: torch.device) -> Error:
+    """Tokens of rows without drafts, at temperature 1."""
+    rows, vocabulary = 16, 2000
+    logits = torch.randn((rows, vocabulary), generator=torch.Generator().manual_seed(1))
+    ints = torch.arange(rows + 1, dtype=torch.int32, device=device)
+    root = torch.full((rows,), -1, dtype=torch.int32, device=device)
+    positions = torch.arange(rows, device=device) * 2**29
+    keys = torch.arange(2 * rows, device=device).view(rows, 2) * 99_999_999
+    ones = torch.ones(rows, dtype=torch.float64, device=device)
+    got = walk_trees(
+        logits.to(device), DraftRows(ints, root, root, positions), Drawing(keys, ones),
+        widest=1, longest=1,
+    )  # fmt: skip
+    pairs = [(int(first), int(second)) for first, second in keys.tolist()]
+    wrong = 0
+    for row, (own, position) in enumerate(zip(logits, positions.tolist(), strict=True)):
+        token, _ = _walk_reference(own.tolist(), 1.0, position + 1, pairs[row])
+        wrong += token != int(got.tokens[row, 0])
+    return Error("walk_trees", "float32", rows * vocabulary, wrong, 0)
+
+
+def _commit(device: torch.device) -> Error:
+    generator = torch.Generator().manual_seed(1)
+    pages = torch.randn((2, 8, 16, 2, 64), generator=generator).to(device)
+    scratch = torch.randn((2, 40, 2, 64), generator=generator).to(device)
+    tables, contexts, starts, leads, path, counts = (
+        torch.tensor(own, dtype=torch.int32, device=device)
+        for own in ([[5, 2], [7, 0]], [15, 3], [0, 12], [4, 0], [[0, 3], [0, 9]], [2, 2])
+    )
+    accepted = AcceptedRows(starts, leads, path, counts)
+    exact = _commit_reference(pages, scratch, tables, contexts, accepted)
+    commit_to_pages(pages, scratch, tables, contexts, accepted, longest_lead=4)
+    return Error("commit_to_pages", "float32", pages.numel(), int((pages != exact).sum()), 0)
 
 
 def _rms(got: Tensor, exact: Tensor) -> float:
