@@ -156,7 +156,8 @@ def bytes_per_token(config: Any, size: int) -> int:
     layers = getattr(text, "per_layer_config", None)
     shapes = [_heads_and_width(layer) for layer in (layers or [text])]
     heads, width = (max(numbers) for numbers in zip(*shapes, strict=True))
-    return int(text.num_hidden_layers) * 2 * heads * width * size
+    layer_count: int = text.num_hidden_layers
+    return 2 * layer_count * heads * width * size
 
 
 def _heads_and_width(layer: Any) -> tuple[int, int]:
