@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from verifier.checkpoint import Checkpoint, digest, read_checkpoint
+from verifier.chat import chat_tokens
 from verifier.errors import ModelRefused, RequestRefused
 from verifier.int8 import quantize
 from verifier.limits import longest_context, rotary_switch
@@ -78,20 +79,19 @@ class LoadedModel:
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
         """Tokens of ``messages`` under the model's chat template, with the assistant's opening.
 
+        What they say is text: a special token spelled in it is not taken for one.
+
         Raises:
             RequestRefused: the model has no template, or it refuses these messages.
         """
         if self.tokenizer.chat_template is None:
             raise RequestRefused(f"model {self.name!r} has no chat template", param="messages")
         try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
+            return chat_tokens(self.tokenizer, messages)
         except (TemplateError, TypeError, ValueError) as error:
             raise RequestRefused(
                 f"the chat template refuses these messages: {error}", param="messages"
             ) from error
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """Tokens of plain ``text``, with the special tokens the tokenizer adds if ``special``."""
