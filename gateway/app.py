@@ -119,8 +119,11 @@ def _admin(config: Config, running: Running, fleet: Fleet) -> AdminApi:
 
 
 def _cache_admin(config: Config, keys: Keys, running: Running, fleet: Fleet) -> CacheAdmin:
+    inventory = Inventory(
+        running.cache, running.store, tenants=keys.tenants, forget=running.cascade.forget
+    )
     return CacheAdmin(
-        inventory=Inventory(running.cache, running.store, tenants=keys.tenants),
+        inventory=inventory,
         selftest=partial(selftest, running.cache, fleet.tiers),
         token=_token(config),
         audit=_audit(config),

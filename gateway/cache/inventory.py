@@ -66,11 +66,13 @@ class Inventory:
         store: Store,
         *,
         tenants: Iterable[str] = (),
+        forget: Callable[[str | None], None] = lambda tenant: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
         self._store = store
         self._names = {cache.keys.tenant(name): name for name in tenants}
+        self._forget = forget
         self._clock = clock
 
     async def document(self) -> dict[str, Json]:
@@ -100,7 +102,8 @@ class Inventory:
         }
 
     async def drop(self, selection: Selection, *, dry_run: bool = False) -> Dropped:
-        """Remove what matches; refusals remembered are forgotten whatever matches.
+        """Remove what matches. Refusals, and answers kept as drafts for similar requests, are
+        forgotten whatever matches: the latter of one tenant where one is named.
 
         Raises:
             StoreUnavailable: it did not answer in time; some may be gone.
@@ -109,6 +112,7 @@ class Inventory:
         if not dry_run:
             await self._store.remove([item.key for item in found])
             self._cache.refusals.clear()
+            self._forget(selection.tenant)
         return Dropped(
             entries=len(found),
             bytes=sum(item.size for item in found),

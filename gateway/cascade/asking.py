@@ -13,7 +13,7 @@ from gateway.generation import Delta, Endpoint, Job, Json, Tier
 _MOST_RIVALS: Mapping[Endpoint, int] = {"chat": 20, "completions": 5}
 _MOST_DRAFTS = 16
 _LONGEST_PREDICTION = 1e9  # tokens
-HandedUp = Literal["prediction", "drafts"]
+HandedUp = Literal["prediction", "drafts", "near_hits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +66,17 @@ def question(
     judge_rivals: int | None = None,
     rejected: Sequence[Answer] = (),
     expected_tokens: float | None = None,
+    near: Sequence[str] = (),
 ) -> Question:
-    """What to send ``tier``: with log-probs for the judge, with the answers rejected so far.
+    """What to send ``tier``: with log-probs for the judge, with the answers rejected so far, and
+    with answers to ``near`` requests.
 
     ``expected_tokens`` is the router's guess of the answer's length, for the engine's queue.
     """
     body: dict[str, Json] = dict(job.body)
     if judge_rivals is not None and "logprobs" in tier.capabilities:
         _ask_for_logprobs(body, job.endpoint, judge_rivals)
-    handed_up = _hand_up(body, tier, rejected)
+    handed_up = _hand_up(body, tier, rejected, near)
     added = body != job.body
     if expected_tokens is not None and "drafts" in tier.capabilities:
         predicted = {"predicted_tokens": round(min(expected_tokens, _LONGEST_PREDICTION))}
@@ -99,21 +101,32 @@ def _ask_for_logprobs(body: dict[str, Json], endpoint: Endpoint, rivals: int) ->
     body["top_logprobs"] = min(max(asked, rivals), most)
 
 
-def _hand_up(body: dict[str, Json], tier: Tier, rejected: Sequence[Answer]) -> tuple[HandedUp, ...]:
+def _hand_up(
+    body: dict[str, Json], tier: Tier, rejected: Sequence[Answer], near: Sequence[str]
+) -> tuple[HandedUp, ...]:
     """The newest as a prediction where that is free, the rest as drafts for our own engine.
 
-    Predicted Outputs knows one text for one choice, so several choices go as drafts only.
+    Predicted Outputs knows one text for one choice, so several choices go as drafts only. A near
+    hit is a prediction only where drafts are not taken: it is no answer to this request.
     """
     texts = _texts(rejected)
     handed: list[HandedUp] = []
     one_choice = (body.get("n") or 1) == 1
-    if texts and one_choice and not body.get("prediction") and "prediction" in tier.capabilities:
+    takes = one_choice and not body.get("prediction") and "prediction" in tier.capabilities
+    if texts and takes:
         body["prediction"] = {"type": "content", "content": texts.pop(0)}
         handed.append("prediction")
-    if texts and "drafts" in tier.capabilities:
-        drafts = [{"kind": "rejected_answer", "text": text} for text in texts[:_MOST_DRAFTS]]
-        body["spillway"] = {"drafts": drafts}
-        handed.append("drafts")
+    near = [text for text in near if text not in texts]
+    if "drafts" in tier.capabilities:
+        drafts = [{"kind": "rejected_answer", "text": text} for text in texts]
+        drafts += [{"kind": "near_hit", "text": text} for text in near]
+        if drafts:
+            body["spillway"] = {"drafts": drafts[:_MOST_DRAFTS]}
+        handed += ["drafts"] if texts else []
+        handed += ["near_hits"] if near else []
+    elif near and takes and not body.get("prediction"):
+        body["prediction"] = {"type": "content", "content": near[0]}
+        handed.append("near_hits")
     return tuple(handed)
 
 

@@ -17,6 +17,9 @@ from gateway.config import Config, RedisConfig
 from gateway.config_cache import CacheConfig
 from gateway.errors import ConfigError
 from gateway.generation import Tier, Usage
+from gateway.near.embedder import ProcessEmbedder
+from gateway.near.index import Index
+from gateway.near.neighbours import NearRules, Neighbours
 from gateway.store.lane import Limits
 from gateway.store.memory import DEFAULT_MAX_BYTES, MemoryStore
 from gateway.store.redis_store import RedisStore
@@ -66,12 +69,14 @@ async def running_cascade(
         cache = ResponseCache(store, secret=secret, rules=cache_rules(config.cache))
         stack.push_async_callback(cache.flush)
         flights = await stack.enter_async_context(_flights(config, secret))
+        neighbours = await stack.enter_async_context(_neighbours(config.cache))
         cascade = Cascade(
             tiers,
             live,
             estimator=load_estimator(config.router.path, initial.ladder),
             cache=cache,
             flights=flights,
+            neighbours=neighbours,
             max_escalations=config.cascade.max_escalations,
             deadline_s=config.cascade.deadline_s,
             escalated=escalated,
@@ -106,6 +111,26 @@ async def _flights(config: Config, secret: bytes) -> AsyncIterator[Flights | Non
         await flights.aclose()
         if relay is not None:
             await relay.aclose()
+
+
+@asynccontextmanager
+async def _neighbours(config: CacheConfig) -> AsyncIterator[Neighbours | None]:
+    """What finds answers to similar requests, where an embedder is configured."""
+    near = config.near
+    if near.embedder is None:
+        yield None
+        return
+    embedder = ProcessEmbedder(near.embedder)
+    index = Index(max_entries=near.max_entries, max_bytes=near.memory_bytes, ttl_s=config.ttl_s)
+    rules = NearRules(
+        most=near.most, least_similarity=near.least_similarity, budget_s=near.budget_s
+    )
+    neighbours = Neighbours(embedder, index, rules)
+    try:
+        yield neighbours
+    finally:
+        await neighbours.aclose()
+        await embedder.aclose()
 
 
 def open_store(redis: RedisConfig, memory_bytes: int = DEFAULT_MAX_BYTES) -> Store:

@@ -22,6 +22,7 @@ from gateway.cascade.receipt import Ledger
 from gateway.cascade.walk import Asked, Kept, Walk
 from gateway.errors import ApiError, ConfigError, TierBroken
 from gateway.generation import AnswerEvent, Finished, Identity, Job, Started, Tier, Usage
+from gateway.near.neighbours import Neighbours, Search
 
 AUTO = "auto"
 _LAST_WORD_S = 0.25  # for a generation to say itself that its deadline passed
@@ -67,6 +68,7 @@ class Cascade:
         estimator: Estimator | None = None,
         cache: ResponseCache | None = None,
         flights: Flights | None = None,
+        neighbours: Neighbours | None = None,
         start_without_router: str | None = None,
         max_escalations: int | None = None,
         deadline_s: float | None = None,
@@ -84,6 +86,7 @@ class Cascade:
         self._estimator = estimator
         self._cache = cache
         self._flights = flights
+        self._neighbours = neighbours
         self._fallback = start_without_router
         self._max_escalations = max_escalations
         self._deadline_s = deadline_s
@@ -117,6 +120,11 @@ class Cascade:
         async with aclosing(self._walk(settled).events()) as events:
             async for event in events:
                 yield event
+
+    def forget(self, tenant: str | None) -> None:
+        """Give no more drafts made of what one tenant was answered, or anybody."""
+        if self._neighbours is not None:
+            self._neighbours.index.forget(tenant)
 
     def _shared(self, settled: _Settled) -> Shared | None:
         """How the answer may be shared with equal requests at this time, None if it may not."""
@@ -211,6 +219,7 @@ class Cascade:
     def _walk(self, settled: _Settled, *, original: bool = True) -> Walk:
         """A way through the tiers; one that is not the original is for those who still read."""
         job, tiers, policy, found, began = settled
+        search = None if self._neighbours is None else self._neighbours.search(job)
         router_began = self._clock()
         outlook = self._read(job) if job.model == AUTO else None
         router_ms = self._ms_since(router_began)
@@ -229,6 +238,7 @@ class Cascade:
                 judge_rivals=self._estimator.top_logprobs if self._estimator else None,
                 max_escalations=self._max_escalations,
                 deadline=None if limit_s is None else began + limit_s,
+                near=None if search is None else search.found,
             ),
             Ledger(
                 policy_version=policy.version,
@@ -238,7 +248,7 @@ class Cascade:
                 probabilities=probabilities,
                 router_ms=router_ms,
             ),
-            keep=partial(self._keep, found, job, tiers, policy),
+            keep=partial(self._keep, found, job, tiers, policy, search),
             escalated=self._escalated,
             used=self._used,
             refused=partial(self._remember, found),
@@ -262,9 +272,12 @@ class Cascade:
         job: Job,
         tiers: tuple[Tier, ...],
         policy: Policy,
+        search: Search | None,
         kept: Kept,
     ) -> None:
-        """Keep an answer that this very policy would give again."""
+        """Keep an answer that this very policy would give again; any may help requests like it."""
+        if search is not None:
+            search.learn(kept.answer)
         if self._cache is None or found is None:
             return
         entry = Entry(

@@ -6,7 +6,15 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -49,6 +57,7 @@ class Asked:
     judge_rivals: int | None = None
     max_escalations: int | None = None
     deadline: float | None = None
+    near: Callable[[], Awaitable[Sequence[str]]] | None = None  # answers to similar requests
 
 
 class Kept(NamedTuple):
@@ -155,6 +164,7 @@ class Walk:
             tier,
             rejected=self._rejected_answers(),
             expected_tokens=self._expected_tokens(),
+            near=await self._near(),
         )
         gathering = Gathering(self._choices())
         started = False
@@ -184,6 +194,7 @@ class Walk:
             judge_rivals=self._asked.judge_rivals,
             rejected=self._rejected_answers(),
             expected_tokens=self._expected_tokens(),
+            near=await self._near(),
         )
         gathering, done = Gathering(self._choices()), None
         try:
@@ -326,6 +337,16 @@ class Walk:
         total_ms = (self._clock() - self._began) * 1000
         receipt = self.ledger.document(tier, total_ms)
         return Finished(usage=usage, fingerprint=done.fingerprint, receipt=receipt)
+
+    async def _near(self) -> Sequence[str]:
+        """Nobody's answer fails for want of a neighbour."""
+        if self._asked.near is None:
+            return ()
+        try:
+            return await self._asked.near()
+        except Exception:
+            _log.exception("no near hits for request %s", self._asked.job.request_id)
+            return ()
 
     def _note(self, attempt: Attempt, error: GatewayError) -> None:
         self._errors.append(error)
