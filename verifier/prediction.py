@@ -155,9 +155,8 @@ def bytes_per_token(config: Any, size: int) -> int:
     text = config.get_text_config()
     layers = getattr(text, "per_layer_config", None)
     shapes = [_heads_and_width(layer) for layer in (layers or [text])]
-    heads, width = (max(numbers) for numbers in zip(*shapes, strict=True))
-    layer_count: int = text.num_hidden_layers
-    return 2 * layer_count * heads * width * size
+    heads, width = max(heads for heads, _ in shapes), max(width for _, width in shapes)
+    return 2 * int(text.num_hidden_layers) * heads * width * size
 
 
 def _heads_and_width(layer: Any) -> tuple[int, int]:

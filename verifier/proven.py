@@ -13,6 +13,7 @@ from verifier.attention_network import AttentionNetwork
 from verifier.errors import ModelRefused
 from verifier.llama import MODEL_TYPES, LlamaNetwork, check_config
 from verifier.network import Network
+from verifier.packing import pack
 from verifier.probe import (
     LONGEST_WINDOW,
     Reference,
@@ -41,6 +42,10 @@ class Proven(NamedTuple):
     vocab_size: int
 
 
+class _Unpackable(ModelRefused):
+    """Only what was done for speed is at fault."""
+
+
 def proven_network(
     load: Callable[[], Any],
     name: str,
@@ -67,7 +72,10 @@ def proven_network(
             logger.warning("%s leaves the lean path: %s", name, refused)
         model = load()  # the lean path emptied its blocks
     try:
-        return _through_attention(model, context, switch)
+        return _through_attention(model, context, switch, packed=True)
+    except _Unpackable as refused:
+        logger.warning("%s keeps its linear layers as they are: %s", name, refused)
+        return _through_attention(load(), context, switch, packed=False)
     except ModelRefused as refused:
         raise ModelRefused(f"{model.config.model_type!r} is not served: {refused}") from refused
 
@@ -101,7 +109,7 @@ def _lean_network(model: Any, context: int) -> Proven:
     return Proven(network, "lean", difference, reference.logits.shape[1])
 
 
-def _through_attention(model: Any, context: int, switch: int | None) -> Proven:
+def _through_attention(model: Any, context: int, switch: int | None, *, packed: bool) -> Proven:
     network: AttentionNetwork = _foreign(AttentionNetwork, model, switch)
     with narrowed(model.config) as window:
         dtype = _precision(model)
@@ -109,7 +117,19 @@ def _through_attention(model: Any, context: int, switch: int | None) -> Proven:
             reference = _plain(model, context, _widest(network, window))
             reference = reference._replace(switch=switch)
             difference: float = _foreign(check, network, reference, dtype)
+        if packed:
+            _pack(model, network, reference)
     return Proven(network, "attention", difference, reference.logits.shape[1])
+
+
+def _pack(model: Any, network: AttentionNetwork, reference: Reference) -> None:
+    """Lay the weights out for speed, and look once more."""
+    if not pack(model):
+        return
+    try:
+        _foreign(check, network, reference, network.cache_shape.dtype)
+    except ModelRefused as refused:
+        raise _Unpackable(str(refused)) from refused
 
 
 def _widest(network: AttentionNetwork, narrowed: int | None) -> int | None:

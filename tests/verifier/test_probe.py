@@ -24,6 +24,7 @@ from verifier.attention_network import AttentionNetwork
 from verifier.errors import ModelRefused
 from verifier.llama import LlamaNetwork
 from verifier.loading import load_model
+from verifier.packing import PackedLinear
 from verifier.probe import EXACT, NARROW, check, make_case, narrowed, plain_forwards
 from verifier.proven import proven_network
 from verifier.rows import Ragged
@@ -180,6 +181,23 @@ def test_a_lean_path_that_is_wrong_is_left_for_the_other_one(
     assert "runs on the attention path" in caplog.text
     for dtype in ("float32", "bfloat16"):  # rounding hides nothing
         assert load_model(path, name="m", dtype=dtype).path == "attention"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_laid_out_for_speed_are_looked_at_once_more(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dtype: Any
+) -> None:
+    path = make_model(Gemma2Config, head_dim=16)
+
+    def kinds() -> set[type[Any]]:
+        model = load_model(path, dtype=dtype, name="mine").network._model  # type: ignore[attr-defined]
+        return {type(module) for module in model.modules()}
+
+    assert PackedLinear in kinds() and torch.nn.Linear not in kinds()
+    forward = PackedLinear.forward
+    monkeypatch.setattr(PackedLinear, "forward", lambda layer, x: forward(layer, x).roll(1, -1))
+    assert torch.nn.Linear in kinds() and PackedLinear not in kinds()
+    assert "mine keeps its linear layers as they are" in caplog.text
 
 
 @pytest.mark.parametrize("config_class", [Qwen3Config, Gemma2Config])
