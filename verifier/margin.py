@@ -9,6 +9,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+COLDEST: Final = 1e-9
+"""Temperatures above 0 count as this at least: far below what float32 logits can tell apart."""
+
 NARROW_FLOAT32: Final = 1e-4
 """Below this, batch and tree shape may change a float32 decision (design: verification)."""
 
@@ -66,5 +69,5 @@ def decision_margin(
 
 def error_stretch(temperature: float, repetition_penalty: float) -> float:
     """By how much the rules of sampling enlarge an error of a raw logit, at most; 1 or more."""
-    scale = temperature if 0.0 < temperature < 1.0 else 1.0
+    scale = max(temperature, COLDEST) if 0.0 < temperature < 1.0 else 1.0
     return max(repetition_penalty, 1.0 / repetition_penalty) / scale

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verifier.errors import RequestRefused, VerifierError
+from verifier.margin import COLDEST
 from verifier.request import SamplingParams
 
 Tokens = NDArray[np.int64]
@@ -59,12 +60,12 @@ def check_sampling(sampling: SamplingParams, *, vocab_size: int) -> None:
         "min_p": (0.0, 1.0),
         "presence_penalty": (-2.0, 2.0),
         "frequency_penalty": (-2.0, 2.0),
-        "repetition_penalty": (0.0, 100.0),
+        "repetition_penalty": (0.01, 100.0),  # less would multiply logits beyond all numbers
         "top_k": (0, math.inf),
     }
     for name, (low, high) in ranges.items():
         value = getattr(sampling, name)
-        above = low < value if name in ("top_p", "repetition_penalty") else low <= value
+        above = low < value if name == "top_p" else low <= value
         if not (above and value <= high):  # also refuses NaN
             raise RequestRefused(f"{name} is {value}; expected {low:g} to {high:g}", param=name)
     for token, bias in sampling.logit_bias.items():
@@ -174,7 +175,7 @@ class Processors:
             self._change(changed)
         if self.sampling.temperature == 0.0:
             return Survivors(np.arange(len(changed)), changed, math.inf)
-        changed /= self.sampling.temperature
+        changed /= max(self.sampling.temperature, COLDEST)
         return self._filter(changed)
 
     def _change(self, logits: Logits) -> None:
