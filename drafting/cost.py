@@ -93,6 +93,17 @@ class StepCost:
         """Seconds that a step with such a load is expected to take at the pace of start."""
         return sum(self._parts(Load(rows, requests, context, pairs)))
 
+    def scaled(self, factor: float) -> StepCost:
+        """A cost of its own that begins as this one times ``factor``, at the same pace."""
+        request, context, pair = (unit * factor for unit in self._units)
+        return StepCost(
+            [(int(rows), seconds * factor) for rows, seconds in self._curve.points],
+            per_request=request,
+            per_context=context,
+            per_pair=pair,
+            pace=self.pace,
+        )
+
     def growth(self, rows: int, more: int, context: float) -> list[float]:
         """What 0, 1, ... ``more`` rows cost on top of ``rows``, each over ``context`` tokens."""
         curve, factor = self._curve, self._factors[1]
@@ -161,10 +172,10 @@ class _Curve:
         for rows, seconds in points:
             if rows < 1 or not 0.0 < seconds < math.inf:
                 raise ValueError(f"got point {(rows, seconds)}; expected both positive and finite")
-        self._points = [(float(rows), seconds) for rows, seconds in sorted(points)]
-        for place in range(len(self._points) - 2, -1, -1):
-            at, seconds = self._points[place]
-            self._points[place] = at, min(seconds, self._points[place + 1][1])
+        self.points = [(float(rows), seconds) for rows, seconds in sorted(points)]
+        for place in range(len(self.points) - 2, -1, -1):
+            at, seconds = self.points[place]
+            self.points[place] = at, min(seconds, self.points[place + 1][1])
         self._known: list[float] = [0.0]  # by rows
         self.first = self(1)
 
@@ -175,7 +186,7 @@ class _Curve:
         return known[rows]
 
     def _at(self, rows: int) -> float:
-        points = self._points
+        points = self.points
         if rows <= points[0][0]:
             return points[0][1]
         if len(points) == 1:

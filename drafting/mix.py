@@ -127,12 +127,18 @@ class Drafting:
         return trees
 
     def credit(
-        self, session: RequestDrafts, tree: DraftTree, path: Sequence[int], tokens: Sequence[int]
+        self,
+        session: RequestDrafts,
+        tree: DraftTree,
+        path: Sequence[int],
+        tokens: Sequence[int],
+        guesses: Sequence[int] | None = None,
     ) -> None:
         """Tell the outcome of a step, also when ``tree`` was empty.
 
         ``path``: accepted nodes of ``tree``; ``tokens``: what was emitted (accepted and bonus,
-        after the earliest-stop rule cut them).
+        after the earliest-stop rule cut them); ``guesses`` [1 + N]: the target's likeliest token
+        after the context and after each node of ``tree``, where the caller has them.
         """
         proposed = session.proposed
         if proposed:
@@ -142,6 +148,8 @@ class Drafting:
                 own = session.hits.get(model.name)
                 if own is not None:
                     _learn_hits(proposed, tokens, model.name, own)
+        if guesses is not None and session.watched:
+            session.watch(tree, guesses)
         session.settle(tree, path, tokens)
 
     def _drafts(self, asks: Sequence[Ask], batch: Batch) -> list[_Draft]:

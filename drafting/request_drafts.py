@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from drafting.calibration import HitRate, Outlook
 from drafting.errors import InvalidControl
 from drafting.reference_lookup import ReferenceTracker
-from drafting.source import DraftRequest, DraftSession, DraftSource
+from drafting.source import DraftRequest, DraftSession, DraftSource, Keeper, Watcher
 from drafting.tree import EMPTY, DraftTree
 
 
@@ -62,6 +62,8 @@ class RequestDrafts:
             for reference in request.references
             if reference.kind == "prediction"
         ]
+        self._keepers = [source for source in sources if isinstance(source, Keeper)]
+        self._output: list[int] = []  # as far as somebody keeps it
         self._rest = 0
         self._fruitless = 0
         self._closed = False
@@ -135,9 +137,25 @@ class RequestDrafts:
         for tracker in self._predictions:
             for token in tokens:
                 tracker.advance(token)
+        if self._keepers:
+            self._output += tokens
+
+    def watch(self, tree: DraftTree, guesses: Sequence[int]) -> None:
+        """Show those who learn from it what the target guessed at every node."""
+        for session in self._sessions.values():
+            if isinstance(session, Watcher):
+                session.watch(tree, guesses)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anyone does."""
+        return any(isinstance(session, Watcher) for session in self._sessions.values())
 
     def close(self) -> None:
         """Release every source's state. Calling it twice is harmless."""
+        if not self._closed:
+            for keeper in self._keepers:
+                keeper.keep(self._request.owner, self._output)
         self._closed = True
         for session in self._sessions.values():
             session.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class DraftRequest:
     temperature: float = 0.0
     noise: PositionNoise | None = None  # None at temperature 0
     stop_ids: frozenset[int] = frozenset()  # tokens that end the output: nothing follows them
+    owner: str = ""  # whose texts may serve as drafts: never another's
 
 
 class DraftSession(Protocol):
@@ -54,6 +55,26 @@ class DraftSession(Protocol):
 
     def close(self) -> None:
         """Release state. Calling it twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A session that learns from what the target says where its text does not go."""
+
+    def watch(self, tree: DraftTree, guesses: Sequence[int]) -> None:
+        """Hear of a verified ``tree``: ``guesses[0]`` is what the target deems likeliest after the
+        context, ``guesses[1 + i]`` after node i, accepted or not.
+        """
+        ...
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A source that keeps finished texts, each for its owner's later requests."""
+
+    def keep(self, owner: str, output: Sequence[int]) -> None:
+        """Keep what a request of ``owner`` was answered."""
         ...
 
 

@@ -134,6 +134,7 @@ class DraftConfig(_Section):
     """What helps to draft for one model."""
 
     model: Name | None = None  # a smaller model of the same engine and vocabulary
+    layers: Count | None = None  # of its own, after which early exit ends
 
 
 class ModelConfig(_Section):

@@ -15,14 +15,11 @@ from verifier.rows import ContextRows, ragged
 CONTEXT: Final = 64
 LONG_CONTEXT: Final = 1024
 REQUESTS: Final = 8
-SHAPES: Final = [
-    *(Load(rows, 1, CONTEXT, rows * CONTEXT) for rows in (1, 2, 4, 8, 16, 32, 64)),
-    Load(REQUESTS, REQUESTS, REQUESTS * CONTEXT, REQUESTS * CONTEXT),
-]
-LONG_SHAPES: Final = [Load(rows, 1, LONG_CONTEXT, rows * LONG_CONTEXT) for rows in (1, 16)]
-ENOUGH: Final = 4  # shapes without which a cost says nothing
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+LONG_SIZES: Final = (1, 16)
 REPEATS: Final = 5
 BUDGET_S: Final = 1.0
+ENOUGH: Final = 4  # shapes without which a cost says nothing
 
 
 class MachineCosts:
@@ -55,8 +52,10 @@ def measure(
     ``longest``: tokens of the longest context the model takes.
     """
     caches = {requests: ContextRows(network.cache_shape) for requests in (1, REQUESTS)}
-    long = [shape for shape in LONG_SHAPES if shape.context + shape.rows <= longest]
-    short = [shape for shape in SHAPES if shape.context + shape.rows <= longest * shape.requests]
+    context = min(CONTEXT, longest // 2)
+    short = [_alone(rows, context) for rows in SIZES if rows + context <= longest]
+    short.append(Load(REQUESTS, REQUESTS, REQUESTS * context, REQUESTS * context))
+    long = [_alone(rows, LONG_CONTEXT) for rows in LONG_SIZES if rows + LONG_CONTEXT <= longest]
     _seconds(network, caches[1], short[0])  # the first one also pays for setting things up
     deadline = time.perf_counter() + budget_s
     best: dict[Load, float] = {}
@@ -66,6 +65,10 @@ def measure(
         seconds = _seconds(network, caches[shape.requests], shape)
         best[shape] = min(best.get(shape, float("inf")), seconds)
     return [Sample(shape, seconds) for shape, seconds in best.items()]
+
+
+def _alone(rows: int, context: int) -> Load:
+    return Load(rows, 1, context, rows * context)
 
 
 def _seconds(network: Network, cache: ContextRows, shape: Load) -> float:

@@ -14,7 +14,7 @@ from drafting.source import Candidates, NodeQuery
 from drafting.tree import ROOT
 from kernels.commit import Accepted, commit_rows
 from kernels.tree_attention import Rows
-from verifier.loading import LoadedModel
+from verifier.network import Network
 from verifier.rows import ContextRows, ragged
 
 
@@ -45,9 +45,9 @@ class _Fresh(NamedTuple):
 class DraftNetwork:
     """Satisfies ``drafting.source.DraftModel``. Not thread-safe."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        self._network = model.network
-        self._cache = ContextRows(model.network.cache_shape)
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._cache = ContextRows(network.cache_shape)
         self._states: dict[int, _State] = {}
         self._free_slots: list[int] = []
         self._next_handle = 0

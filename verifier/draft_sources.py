@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from drafting.cost import StepCost
+from drafting.lookahead import Lookahead
 from drafting.model_draft import ModelDrafter
+from drafting.recent_answers import RecentAnswers
 from drafting.reference_lookup import ReferenceLookup
 from drafting.source import DraftSource, ReferenceKind
 from drafting.suffix_lookup import PromptLookup
 from verifier.draft_model import DraftNetwork
+from verifier.early_exit import early_exit
 from verifier.errors import ModelRefused
 from verifier.loading import LoadedModel
 
@@ -22,6 +25,7 @@ class Place:
 
     target: LoadedModel
     draft: LoadedModel | None  # the target's draft model, where it has one
+    exit_layers: int | None = None  # after which the target may end early
     cost: Callable[[str], StepCost]  # of forwards of a model, by its name
 
 
@@ -32,7 +36,13 @@ Maker = Callable[[Place], DraftSource | None]
 def _draft_model(place: Place) -> DraftSource | None:
     if place.draft is None:
         return None
-    return ModelDrafter(DraftNetwork(place.draft), cost=place.cost(place.draft.name))
+    return ModelDrafter(DraftNetwork(place.draft.network), cost=place.cost(place.draft.name))
+
+
+def _early_exit(place: Place) -> DraftSource | None:
+    if place.exit_layers is None:
+        return None
+    return early_exit(place.target, place.exit_layers, place.cost(place.target.name))
 
 
 def _references(kind: ReferenceKind) -> Maker:
@@ -42,7 +52,10 @@ def _references(kind: ReferenceKind) -> Maker:
 MAKERS: Final[Mapping[str, Maker]] = {
     "prompt_lookup": lambda place: PromptLookup(),
     **{kind: _references(kind) for kind in get_args(ReferenceKind)},
+    "recent_answer": lambda place: RecentAnswers(),
+    "lookahead": lambda place: Lookahead(),
     "draft_model": _draft_model,
+    "early_exit": _early_exit,
 }
 """A new source is a file of its own and a line here."""
 

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SOURCES = (
     "prompt_lookup", "prediction", "rejected_answer", "near_hit", "recent_answer", "draft_model",
+    "early_exit",
 )  # fmt: skip
 MOST_FAILURES = 5
 """Steps of one model that may fail in a row; then nothing but a new process will mend it."""
@@ -50,6 +51,7 @@ class EngineConfig:
     speculation: bool = True
     sources: tuple[str, ...] = DEFAULT_SOURCES  # by name, for every model
     draft_models: Mapping[str, str] = field(default_factory=dict)  # target name: draft name
+    exit_layers: Mapping[str, int] = field(default_factory=dict)  # for early exit, by model name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,12 @@ class Intake:
                 f"model {self._model.name!r} runs without speculation; expected mode off or auto",
                 param="spillway.speculation.mode",
             )
+        if self._decoder.drafting is None and request.speculation.sources:
+            raise RequestRefused(
+                f"model {self._model.name!r} runs without speculation; got sources "
+                f"{sorted(request.speculation.sources)}, expected none",
+                param="spillway.speculation.sources",
+            )
         for param in ("top_logprobs", "prompt_logprobs"):
             rivals = getattr(request, param)
             if rivals is not None and not 0 <= rivals <= 20:
@@ -99,6 +105,7 @@ class Intake:
             temperature=request.sampling.temperature,
             noise=noise,
             stop_ids=ends,
+            owner=request.cache_salt,
         )
         return drafting.open(wanted, _control(request.speculation))
 

@@ -81,6 +81,14 @@ class LlamaNetwork:
         )
         self.windows = frozenset(layer.window for layer in self.layers)
 
+    def first_layers(self, count: int) -> LlamaNetwork:
+        """The same model ended after ``count`` layers; weights are shared, not copied."""
+        cut = object.__new__(LlamaNetwork)
+        cut.__dict__.update(self.__dict__)
+        cut.layers = self.layers[:count]
+        cut.windows = frozenset(layer.window for layer in cut.layers)
+        return cut
+
     @torch.inference_mode()
     def forward(self, batch: Ragged, cache: ContextRows, wanted: Tensor | None = None) -> Tensor:
         """Logits [R, V] float32 of the ``wanted`` rows (None: all); scratch rows are written.

@@ -100,6 +100,7 @@ def _drafting(
     place = Place(
         target=models[name],
         draft=models[draft] if draft is not None else None,
+        exit_layers=config.exit_layers.get(name),
         cost=costs.of,
     )
     sources = [source for wanted in config.sources for source in make_source(wanted, place)]

@@ -84,6 +84,7 @@ def _limits(config: EngineConfig) -> EngineLimits:
         max_nodes=config.max_nodes,
         speculation=config.speculation,
         draft_models={one.name: one.draft.model for one in config.models if one.draft.model},
+        exit_layers={one.name: one.draft.layers for one in config.models if one.draft.layers},
     )
     return limits if config.sources is None else replace(limits, sources=config.sources)
 

@@ -43,7 +43,7 @@ def check(answer: Candidates, place: int, path: Path, tokens: list[int]) -> None
 def test_any_growth_of_contexts_and_trees_gives_what_plain_forwards_give(
     llama: LoadedModel, llama_path: Path, data: st.DataObject
 ) -> None:
-    model = DraftNetwork(llama)
+    model = DraftNetwork(llama.network)
     contexts = [data.draw(st.lists(TOKENS, min_size=1, max_size=12)) for _ in range(2)]
     handles = [model.open() for _ in contexts]
     for _ in range(3):
@@ -100,7 +100,7 @@ def emitted(tree: tuple[list[int], list[int]], data: st.DataObject) -> list[int]
 def test_a_context_that_ran_ahead_is_caught_up_in_one_forward(
     llama: LoadedModel, llama_path: Path
 ) -> None:
-    model = DraftNetwork(llama)
+    model = DraftNetwork(llama.network)
     handle = model.open()
     context = list(range(5, 15))
     model.candidates([NodeQuery(handle, context, (), (), (ROOT,))], width=3)
@@ -110,7 +110,7 @@ def test_a_context_that_ran_ahead_is_caught_up_in_one_forward(
 
 
 def test_asking_for_the_same_node_twice_gives_the_same_answer(llama: LoadedModel) -> None:
-    model = DraftNetwork(llama)
+    model = DraftNetwork(llama.network)
     query = NodeQuery(model.open(), [5, 6, 7], (9, 10), (ROOT, 0), (ROOT, 1))
     first, second = (model.candidates([query], width=4)[0] for _ in range(2))
     np.testing.assert_array_equal(first.tokens, second.tokens)
@@ -118,7 +118,7 @@ def test_asking_for_the_same_node_twice_gives_the_same_answer(llama: LoadedModel
 
 
 def test_a_freed_slot_is_used_again(llama: LoadedModel) -> None:
-    model = DraftNetwork(llama)
+    model = DraftNetwork(llama.network)
     first, second = model.open(), model.open()
     model.close(first)
     third = model.open()
