@@ -97,7 +97,7 @@ def walk_rows(
         tl.store(targets + place, tl.where(found, own, -1).to(tl.int64))
         tl.store(gaps + place, tl.where(found, tl.sum(tl.where(here, gap, 0.0), 0), 0.0))
         count += found.to(tl.int32)
-        child = (parent == current) & (draft == own) & (row > current) & real
+        child = (parent == current) & (draft == own) & real
         below = tl.max(tl.where(child, row, -1), 0)
         current = tl.where(found, below, -1)
     tl.store(counts + request, count)

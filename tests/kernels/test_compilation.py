@@ -34,7 +34,7 @@ def test_every_kernel_compiles_without_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [80, 89, 90])
 def test_every_tile_fits_the_card(tmp_path: Path, capability: int) -> None:
     made = compiled(tmp_path, "--all", "--capability", str(capability))
     assert len(made) > 30
