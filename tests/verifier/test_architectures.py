@@ -23,6 +23,7 @@ LATENT = {
     "v_head_dim": 12, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "n_group": 1, "topk_group": 1, "num_key_value_heads": 4, "first_k_dense_replace": 1,
 }  # fmt: skip
+PAGE = (Path(__file__).parents[2] / "docs/engine.md").read_text()
 GPT2_SIZES = {"n_embd": 48, "n_head": 4, "n_layer": 3, "n_positions": 256, "n_inner": 96}
 ALTERNATING = {
     "num_hidden_layers": 4, "head_dim": 16, **WINDOW,
@@ -68,6 +69,25 @@ THROUGH_ATTENTION = {
         **ALTERNATING, "global_head_dim": 24, "num_kv_shared_layers": 0,
         "hidden_size_per_layer_input": 0,
     },
+}  # fmt: skip
+ROUTED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+PROBED = {
+    "Apertus": {}, "Arcee": {}, "BioGpt": {}, "Cohere2": {**WINDOW, "head_dim": 16},
+    "Cwm": {**WINDOW, "head_dim": 16}, "DeepseekV2": LATENT, "Ernie4_5": {}, "Exaone4": WINDOW,
+    "Gemma": {"head_dim": 16}, "Glm": {"head_dim": 16}, "Glm4": {"head_dim": 16},
+    "Gemma3nText": {
+        **ALTERNATING, "intermediate_size": [96] * 4, "num_kv_shared_layers": 2,
+        "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8,
+        "activation_sparsity_pattern": [0.0] * 4, "laurel_rank": 4, "altup_num_inputs": 2,
+    },
+    "Glm4Moe": {"head_dim": 16, **ROUTED, "n_routed_experts": 4, "first_k_dense_replace": 1},
+    "GPTBigCode": GPT2_SIZES, "GraniteMoe": {"num_local_experts": 4}, "Helium": {"head_dim": 12},
+    "HunYuanDenseV1": {"head_dim": 16}, "JetMoe": {"kv_channels": 12, "num_local_experts": 4},
+    "Ministral": {**WINDOW, "head_dim": 16}, "ModernBertDecoder": {}, "NanoChat": {},
+    "Nemotron": {}, "Olmo": {}, "Olmo3": WINDOW, "Olmoe": ROUTED,
+    "Persimmon": {"num_key_value_heads": 4}, "Phimoe": {"num_local_experts": 4},
+    "Qwen2Moe": {**ROUTED, "shared_expert_intermediate_size": 32},
+    "Qwen3Moe": {**ROUTED, "head_dim": 16}, "SeedOss": {"head_dim": 16},
 }  # fmt: skip
 REFUSED = {
     "Bloom": ({"n_head": 4, "n_layer": 3}, "0 calls of the attention interface for 3 layers"),
@@ -117,6 +137,7 @@ def test_a_batch_of_unequal_requests_writes_what_generate_writes(
     path = make_model(config_class(name), **changes)
     model = load_model(path, name="llama")
     assert model.path == ("lean" if name in LEAN else "attention")
+    assert f"`{model.config.model_type.removesuffix('_text')}`" in PAGE
     wanted = generated(path)
     drafts = [(Reference("prediction", tuple(tokens)),) for tokens in wanted]
     engine = drive.engine(model, step_tokens=32)
@@ -136,6 +157,14 @@ def test_a_batch_of_unequal_requests_writes_what_generate_writes(
             assert drive.tokens(outputs) == tokens
             accepted += outputs[-1].receipt.accepted
     assert accepted >= NEW_TOKENS  # the drafts were taken, not only looked at
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_the_probe_passes_what_the_page_says(make_model: Any, name: str) -> None:
+    changes = {"bos_token_id": 1, "pad_token_id": 0, **PROBED[name]}
+    model = load_model(make_model(config_class(name), **changes), name="m")
+    assert model.path == "attention"
+    assert f"`{model.config.model_type.removesuffix('_text')}`" in PAGE
 
 
 @pytest.mark.parametrize("name", REFUSED)
