@@ -58,7 +58,7 @@ def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
         (MIXED, Shape(256, groups=2, page=128), {"window": 1}),
         (DECODING, Shape(64, groups=8, page=8), {"chunk": 64}),
         (DECODING, Shape(80, key_heads=2, groups=7, dtype=torch.float16), {}),
-        ([Rows(0, 64 * 10 + 5, [-1], 1)], Shape(64, groups=2), {"chunk": 64}),
+        ([Rows(0, 64 * 15 + 5, [-1], 1)], Shape(64, groups=8), {"chunk": 64}),
         (WIDE, Shape(64, groups=2), {"window": 66, "softcap": 5.0, "chunk": 64}),
         (DECODING, Shape(64, groups=6, dtype=torch.float16), {"softcap": 2.0}),
     ],
