@@ -47,7 +47,7 @@ def test_a_new_engine_takes_up_the_prefix_of_an_old_one(llama: LoadedModel, driv
 def test_what_came_from_the_store_is_what_the_engine_had(llama: LoadedModel, drive: Any) -> None:
     """Log-probs see every bit of the keys and values."""
     store = MemoryBlockStore()
-    asked = {"top_logprobs": 3, "tokens": 8}
+    asked = {"top_logprobs": 3, "tokens": 8, "speculate": False}
     first = engine_over(store, llama)
     drive.run(first, drive.request(PROMPT, **asked))
     [kept] = drive.run(first, drive.request(PROMPT, **asked))

@@ -59,6 +59,7 @@ CASES: list[tuple[str, str, bytes, str | None]] = [
     ("presence", CHAT, chat(presence_penalty=-2.5), "presence_penalty"),
     ("frequency", CHAT, chat(frequency_penalty=1e308), "frequency_penalty"),
     ("repetition negative", CHAT, chat(repetition_penalty=-1), "repetition_penalty"),
+    ("repetition tiny", CHAT, chat(repetition_penalty=1e-320), "repetition_penalty"),
     ("repetition zero", CHAT, chat(repetition_penalty=0), "repetition_penalty"),
     ("n 2**31", CHAT, chat(n=2**31), "n"),
     ("n 0", CHAT, chat(n=0), "n"),

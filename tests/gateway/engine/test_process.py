@@ -75,6 +75,14 @@ def _config(ladder: Path, **fields: Any) -> EngineConfig:
     return EngineConfig(name="e", models=models, threads=1, **fields)
 
 
+def test_the_engine_is_set_up_as_the_configuration_says(tiny_ladder: Path) -> None:
+    config = _config(tiny_ladder, order="shortest", step_tokens=64, block_wait_s=0.5)
+    settled = build_service(config).engine.config
+    assert (settled.order, settled.step_tokens, settled.block_wait_s) == ("shortest", 64, 0.5)
+    whole = build_service(_config(tiny_ladder, chunked_prefill=False)).engine.config
+    assert whole.step_tokens is None
+
+
 async def test_a_full_queue_is_429_with_retry_after(
     served_here: Any, tiny_ladder: Path, chat: Any
 ) -> None:

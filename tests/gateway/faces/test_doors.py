@@ -62,19 +62,20 @@ async def test_the_identity_of_the_key_reaches_the_job(start: Any) -> None:
 @pytest.mark.parametrize(
     ("roles", "statuses"),
     [
-        (frozenset(), (403, 403, 403)),
-        (frozenset({"metrics"}), (200, 403, 403)),
-        (frozenset({"reader"}), (403, 200, 403)),
-        (frozenset({"operator"}), (403, 200, 200)),
-        (frozenset({"admin"}), (200, 200, 200)),
+        (frozenset(), (403, 403, 403, 403)),
+        (frozenset({"metrics"}), (200, 200, 403, 403)),
+        (frozenset({"reader"}), (403, 403, 200, 403)),
+        (frozenset({"operator"}), (403, 403, 200, 200)),
+        (frozenset({"admin"}), (200, 200, 200, 200)),
     ],
 )
 async def test_roles_decide_who_sees_metrics_and_admin(
-    start: Any, roles: frozenset[str], statuses: tuple[int, int, int]
+    start: Any, roles: frozenset[str], statuses: tuple[int, int, int, int]
 ) -> None:
     me = Identity(tenant="me", roles=roles)
     async with start(keys=keys(me=me), more_routes=ADMIN) as served:
-        asked = [("GET", "/metrics"), ("GET", "/admin/cascade"), ("PUT", "/admin/cascade")]
+        asked = [("GET", "/metrics"), ("GET", "/metrics/engines")]
+        asked += [("GET", "/admin/cascade"), ("PUT", "/admin/cascade")]
         got = []
         for method, path in asked:
             async with served.http.request(

@@ -37,6 +37,17 @@ async def test_ready_means_one_usable_tier_and_not_draining(served: Any) -> None
     assert await status(served, "/livez") == 200
 
 
+async def test_an_engine_that_was_given_up_is_named_and_its_reason_is_not(served: Any) -> None:
+    served.front.broken = lambda: {"large": "got no directory /secret/place"}
+    async with served.http.get(served.url + "/readyz") as response:
+        assert await response.json() == {"status": "ready", "broken_engines": ["large"]}
+    for tier in served.front.tiers.values():
+        tier.up = False
+    async with served.http.get(served.url + "/readyz") as response:
+        assert response.status == 503
+        assert (await response.json())["broken_engines"] == ["large"]
+
+
 async def test_what_was_answered_is_counted_by_route_status_and_tier(served: Any) -> None:
     await served.chat()
     await served.chat(stream=False, model="river")
