@@ -74,3 +74,40 @@ def place(
 
         monkeypatch.setattr(kernels.backend, "interpreting", lambda: False)
     yield torch.device("cpu")
+
+
+class Bands:
+    """Puts tensors between poisoned bands, and tells whether anybody wrote into these."""
+
+    WIDTH = 512  # elements
+
+    def __init__(self) -> None:
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def around(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same values, contiguous, in the middle of a buffer of NaN or of absurd numbers."""
+        poison = torch.nan if tensor.is_floating_point() else 2**30 + 5
+        size = tensor.numel() + 2 * self.WIDTH
+        buffer = torch.full((size,), poison, dtype=tensor.dtype, device=tensor.device)
+        self._buffers.append((buffer, buffer.clone()))
+        inside = buffer[self.WIDTH : size - self.WIDTH].view(tensor.shape)
+        inside.copy_(tensor)
+        return inside
+
+    def intact(self) -> bool:
+        """Whether all bands are as they were, bit for bit."""
+        return all(
+            torch.equal(_bytes(now[edge]), _bytes(before[edge]))
+            for now, before in self._buffers
+            for edge in (slice(None, self.WIDTH), slice(-self.WIDTH, None))
+        )
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8)
+
+
+@pytest.fixture
+def bands() -> Bands:
+    """Bands of this test."""
+    return Bands()

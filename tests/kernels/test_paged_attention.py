@@ -235,6 +235,33 @@ def test_nothing_outside_the_output_is_written(place: torch.device) -> None:
     assert (band == 77.0).all()
 
 
+def test_nothing_outside_any_buffer_is_read_or_written(place: torch.device, bands: Any) -> None:
+    case = random_case(MIXED, Shape(80, groups=3, page=32), device=place)
+    own = plan(case, chunk=64, window=60)
+    around = bands.around
+    lse = around(torch.full(case.q.shape[:2], torch.nan, device=place))
+    out = paged_attention(
+        around(case.q),
+        case.context._replace(**{name: around(getattr(case.context, name))
+                                 for name in ("keys", "values", "tables")}),
+        case.scratch._replace(**{name: around(getattr(case.scratch, name))
+                                 for name in ("keys", "values", "words", "depths")}),
+        own._replace(items=around(own.items), merges=around(own.merges)),
+        out=around(torch.full_like(case.q, torch.nan)), lse=lse,
+    )  # fmt: skip
+    assert bands.intact()
+    assert lse.isfinite().all()
+    assert_close(out, attend(case, chunk=64, window=60), torch.float32)
+
+
+def test_a_prompt_chunk_may_be_longer_than_its_words(place: torch.device) -> None:
+    case = random_case([Rows(0, 30, list(range(-1, 79)), 70)], Shape(64), device=place)
+    no_words = torch.zeros((80, 1), dtype=torch.int64, device=place)
+    bare = case._replace(scratch=case.scratch._replace(words=no_words))
+    expected, _ = _reference(case.q, case.context, case.scratch, plan(case))
+    assert_close(attend(bare), expected, torch.float32)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

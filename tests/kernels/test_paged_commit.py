@@ -64,6 +64,18 @@ def test_garbage_outside_the_accepted_rows_is_never_read(place: torch.device) ->
     assert torch.equal(pages, expected)
 
 
+def test_nothing_outside_any_buffer_is_read_or_written(place: torch.device, bands: Any) -> None:
+    pages, scratch, tables, contexts, accepted = case(place, width=80)
+    expected = _reference(pages, scratch, tables, contexts, accepted)
+    inside = bands.around(pages)
+    commit_to_pages(
+        inside, *(bands.around(own) for own in (scratch, tables, contexts)),
+        AcceptedRows(*(bands.around(own) for own in accepted)), longest_lead=19,
+    )  # fmt: skip
+    assert bands.intact()
+    assert torch.equal(inside, expected)
+
+
 def test_rows_beyond_the_table_are_dropped_not_written_elsewhere(place: torch.device) -> None:
     pages, scratch, tables, contexts, accepted = case(place)
     before = pages.clone()

@@ -59,6 +59,15 @@ def test_rows_of_nobody_are_left_alone(place: torch.device) -> None:
     assert not any((tensor[:9] == 77).any() for tensor in out)
 
 
+def test_nothing_outside_any_buffer_is_read_or_written(place: torch.device, bands: Any) -> None:
+    given = inputs([random_tree(np.random.default_rng(1), 70), [], list(range(-1, 299))], place)
+    expected = expand_trees(*given, words=3)
+    out = Expansion(*(bands.around(torch.full_like(own, 77)) for own in expected))
+    expand_trees(*(bands.around(own) for own in given), words=3, out=out)
+    assert bands.intact()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(out, expected, strict=True))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
