@@ -265,7 +265,7 @@ class Engine:
         proposed = dict(counts.proposed_by_source)
         return ModelStats(
             path=decoder.model.path,
-            dtype=str(decoder.model.dtype).removeprefix("torch."),
+            dtype=decoder.model.weight_format,
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             batch_size=counts.batch_size if scheduler.running else 0,

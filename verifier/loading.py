@@ -21,15 +21,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from verifier.checkpoint import Checkpoint, digest, read_checkpoint
 from verifier.chat import chat_tokens
+from verifier.checkpoint import Checkpoint, digest, read_checkpoint
 from verifier.errors import ModelRefused, RequestRefused
 from verifier.int8 import quantize
 from verifier.limits import longest_context, rotary_switch
 from verifier.memory import free_bytes, free_device_bytes
 from verifier.network import Network
-from verifier.proven import Path as LoadingPath
-from verifier.proven import proven_network
+from verifier.proven import LoadingPath, proven_network
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +67,7 @@ class LoadedModel:
     tokenizer: Any = field(repr=False)
     network: Network = field(repr=False)
     path: LoadingPath = "lean"
+    weight_format: Dtype = "float32"  # how linear layers are kept; computed is in ``dtype``
     fingerprint: str
     weights_digest: bytes
     vocabulary_digest: bytes  # two models may draft for one another when theirs agree
@@ -150,6 +150,7 @@ def load_model(
     return LoadedModel(
         name=name,
         dtype=kind,
+        weight_format=dtype,
         config=config,
         tokenizer=tokenizer,
         network=proven.network,
@@ -212,6 +213,8 @@ def read_config(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a config may be wrong in more ways than transformers names
         raise ModelRefused(f"the config of {folder} cannot be used: {error}") from error
+    if (folder / "adapter_config.json").exists():
+        raise ModelRefused(f"{folder} holds an adapter; expected it merged into the weights")
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise ModelRefused(f"{kind!r} is an encoder-decoder; expected a decoder alone")

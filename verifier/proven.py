@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 MOST_CONVERTED = 1_500_000_000
 """Numbers in a half-precision model that the probe still computes in float32 on a CPU."""
 
-Path = Literal["lean", "attention"]
+LoadingPath = Literal["lean", "attention"]
 
 
 class Proven(NamedTuple):
     """A network, how it runs, and what the probe measured."""
 
     network: Network
-    path: Path
+    path: LoadingPath
     difference: float  # of a logit, in standard deviations of all
     vocab_size: int
 

@@ -214,3 +214,24 @@ def test_no_draft_reaches_over_a_rotary_switch(make_model: Any, drive: Any) -> N
     assert drive.tokens(outputs) == wanted
     ends = [37 + sum(len(one.tokens) for one in outputs[: at + 1]) for at in range(len(outputs))]
     assert 41 in ends  # three drafted, one of the model's own, and no draft beyond
+
+
+@pytest.mark.parametrize(("target", "draft"), [("Llama", "GPTNeoX"), ("GPTNeoX", "Gemma2")])
+def test_any_model_drafts_for_any_other_of_its_vocabulary(
+    make_model: Any, drive: Any, target: str, draft: str
+) -> None:
+    changes = {**LEAN, **THROUGH_ATTENTION}
+    path = make_model(config_class(target), **changes[target])
+    models = [
+        load_model(path, name="llama"),
+        load_model(make_model(config_class(draft), **changes[draft]), name="small"),
+    ]
+    engine = drive.engine(*models, draft_models={"llama": "small"})
+    speculation = Speculation(mode="fixed", max_nodes=6, sources=frozenset({"draft_model"}))
+    requests = [
+        drive.request(prompt, name=str(at), speculation=speculation, tokens=NEW_TOKENS)
+        for at, prompt in enumerate(PROMPTS)
+    ]
+    for outputs, tokens in zip(drive.run(engine, *requests), generated(path), strict=True):
+        assert drive.tokens(outputs) == tokens
+        assert outputs[-1].receipt.drafted > 0

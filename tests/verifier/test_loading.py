@@ -81,6 +81,12 @@ def test_pickled_weights_are_refused_unread(copy: Path) -> None:
         load_model(copy, name="m")
 
 
+def test_an_adapter_is_refused_rather_than_left_out(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
+    with pytest.raises(ModelRefused, match="holds an adapter"):
+        load_model(copy, name="m")
+
+
 def test_a_folder_without_weights_and_one_that_is_not_there_are_refused(
     copy: Path, tmp_path: Path
 ) -> None:
