@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from gateway.generation import AnswerEvent, Finished, Started
 from gateway.store.relay import Claim, Relay
 from gateway.store.sealed import Seal
 
+_REMEMBERED = 4096  # claims
 _TRIES = 8  # of getting one answer to its end, for those who have begun to read it
 _log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Flights:
         self._rhythm = rhythm or Rhythm()
         self._seal = Seal(secret)
         self._flying: dict[str, Flight] = {}
+        self._led: OrderedDict[str, None] = OrderedDict()  # tokens of claims that were our own
 
     async def answer(self, asked: Shared) -> AsyncGenerator[AnswerEvent]:
         """The answer to ``asked``, generated here, or as somebody else's is.
@@ -125,9 +128,16 @@ class Flights:
         if self._relay is None:
             return None
         try:
-            return await self._relay.join(key, after)
+            claim = await self._relay.join(key, after)
+            while claim is not None and claim.token in self._led:  # ours, and over: nobody leads it
+                claim = await self._relay.join(key, claim.attempt)
         except StoreUnavailable:
             return None
+        if claim is not None and claim.leads:
+            self._led[claim.token] = None
+            while len(self._led) > _REMEMBERED:
+                self._led.popitem(last=False)
+        return claim
 
     async def _lead(
         self, flight: Flight, asked: Shared, splice: Splice, claim: Claim | None, *, original: bool

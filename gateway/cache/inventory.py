@@ -111,7 +111,7 @@ class Inventory:
         found = [item for item in await self._items() if self._matches(item, selection)]
         if not dry_run:
             await self._store.remove([item.key for item in found])
-            self._cache.refusals.clear()
+            self._cache.forget()
             self._forget(selection.tenant)
         return Dropped(
             entries=len(found),

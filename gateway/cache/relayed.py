@@ -17,6 +17,7 @@ from gateway.store.sealed import Seal
 
 MAX_BYTES = 1024 * 1024  # of one answer on its way; who wants a longer one generates it itself
 _MOST_FAILURES = 5  # of writing one batch
+_LAST_TRIES = 3  # of writing the last one; without it followers wait until they think us dead
 Kind = Literal["more", "done", "over"]
 _EVENTS: tuple[type[AnswerEvent], ...] = (Started, Delta, Finished)
 
@@ -27,8 +28,8 @@ class Rhythm:
 
     alone_s: float = 0.1  # between batches while nobody is known to follow
     followed_s: float = 0.01
-    heartbeat_s: float = 0.5
-    dead_s: float = 2.5  # a leader silent for so long is dead
+    heartbeat_s: float = 0.3
+    dead_s: float = 1.5  # a leader silent for so long is dead
     want_s: float = 3.0  # how often a follower says that it follows
 
 
@@ -102,8 +103,11 @@ class Publisher:
         if self._unsure is not None:  # followers will notice the silence
             return
         last = Batch("over") if self._given_up else Batch(kind, tuple(self._waiting))
-        with contextlib.suppress(StoreUnavailable):
-            await self._relay.finish(self._claim, self._number + 1, self._sealed(last))
+        for _ in range(_LAST_TRIES):
+            with contextlib.suppress(StoreUnavailable):
+                await self._relay.finish(self._claim, self._number + 1, self._sealed(last))
+                return
+            await asyncio.sleep(self._rhythm.alone_s)
 
     async def _write(self) -> None:
         spoke = time.monotonic()

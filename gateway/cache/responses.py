@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from gateway.cache.counts import Counts, Event
 from gateway.cache.entry import Entry
 from gateway.cache.key import Keys, parts_of
+from gateway.cache.recent import Recent
 from gateway.cache.refusals import Refusals
 from gateway.cache.rules import complete, deterministic, max_age_s
 from gateway.errors import ApiError, StoreUnavailable
@@ -53,6 +54,7 @@ class Rules:
     max_bytes: int = DEFAULT_MAX_BYTES
     sampled: bool = False
     refusals_s: float = 0.0
+    recent_s: float = 1.0  # an answer is not fetched again so soon
     responses: bool = True  # False: nothing is read or written; requests still have keys
 
 
@@ -70,6 +72,7 @@ class ResponseCache:
         self.rules = rules or Rules()
         self.counts = Counts()
         self.refusals = Refusals(self.rules.refusals_s)
+        self.recent = Recent(ttl_s=self.rules.recent_s)
         self.keys = Keys(secret)
         self._store = store
         self._seal = Seal(secret)
@@ -119,9 +122,18 @@ class ResponseCache:
     async def _find(self, job: Job, key: str, serves: Serves) -> Lookup:
         if not self.rules.responses:
             return Lookup(status=_status("fwd=bypass"), event="bypass")
+        entry = self.recent.get(key)
+        if entry is not None:
+            found = self._judged(job, entry, serves, None)
+            if found.entry is not None:
+                return found
         seen, entry, reason = await self._fetch(key)
         if entry is None:
             return Lookup(status=_status("fwd=uri-miss", reason), event="miss", seen=seen)
+        return self._judged(job, entry, serves, seen)
+
+    def _judged(self, job: Job, entry: Entry, serves: Serves, seen: bytes | None) -> Lookup:
+        """What is to be said of an entry that was found."""
         age_s = max(0.0, self._clock() - entry.created)
         if age_s > _oldest(job, self.rules.ttl_s):
             return Lookup(status=_status("fwd=stale"), event="stale", seen=seen)
@@ -163,6 +175,11 @@ class ResponseCache:
         """Unix seconds, for entries made now."""
         return float(self._clock())
 
+    def forget(self) -> None:
+        """Forget what is remembered beside the store."""
+        self.recent.clear()
+        self.refusals.clear()
+
     async def written(self, key: str) -> None:
         """Wait until what is being kept under ``key`` is stored, or failed to be."""
         mine = {task for task in self._writes if task.get_name() == key}
@@ -184,6 +201,8 @@ class ResponseCache:
             return None, None, ""
         payload = self._seal.open(key, raw)
         entry = None if payload is None else Entry.decode(payload)
+        if entry is not None:
+            self.recent.put(key, entry, len(raw))
         return raw, entry, "" if entry else "detail=unreadable"
 
     async def _put(
@@ -196,6 +215,7 @@ class ResponseCache:
         with contextlib.suppress(StoreUnavailable):
             for _ in range(_ATTEMPTS):
                 if await self._store.swap(key, expected=seen, value=sealed, ttl_s=self.rules.ttl_s):
+                    self.recent.drop(key)
                     self._count(job, "stored")
                     return
                 seen, old, _ = await self._fetch(key)

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cache.entry import Entry, Label
+from gateway.cache.recent import Recent
 from gateway.cache.refusals import Refusals
 from gateway.cache.responses import ResponseCache, Rules
 from gateway.cascade.answer import Answer, Choice
@@ -28,6 +29,7 @@ from gateway.store.redis_store import RedisStore
 SECRET = b"s" * 32
 LADDER = ("brook", "river")
 GREEDY = {"temperature": 0}
+RULES = Rules(ttl_s=60, recent_s=0)  # every lookup asks the store
 
 
 @dataclass
@@ -48,9 +50,7 @@ class House:
     def __init__(self, scripted: Any, speech: Any, estimator: Any, store: Any = None) -> None:
         self.clock = Clock()
         self.store = store or MemoryStore()
-        self.cache = ResponseCache(
-            self.store, secret=SECRET, rules=Rules(ttl_s=60), clock=self.clock
-        )
+        self.cache = ResponseCache(self.store, secret=SECRET, rules=RULES, clock=self.clock)
         self.policy = Source(Policy(1, (Rung("brook", 0.5, 0.5), Rung("river"))))
         self.tiers = {name: scripted(name, speech.says("I am ", name)) for name in LADDER}
         self.opinions = estimator({"brook": 0.9, "river": 0.9}, {"brook": 0.7})
@@ -424,7 +424,7 @@ async def test_a_tier_that_was_down_makes_a_refusal_nobody_remembers(
 async def test_sampled_answers_are_given_again_where_the_operator_asks_for_it(
     house: House, make_job: Any
 ) -> None:
-    house.cache.rules = Rules(ttl_s=60, sampled=True)
+    house.cache.rules = replace(RULES, sampled=True)
     for _ in range(2):
         started, _, _ = await house.ask(make_job())
     assert "hit" in str(started.cache_status)
@@ -490,3 +490,23 @@ def test_no_bytes_at_all_make_the_decoder_raise(raw: bytes) -> None:
     Entry.decode(b"\n" + raw)
     Label.read(raw)
     Label.read(raw + b"\n")
+
+
+async def test_a_busy_answer_is_not_fetched_each_time_and_what_was_dropped_is_not_given(
+    house: House, make_job: Any
+) -> None:
+    house.cache.recent = Recent(ttl_s=1.0, clock=house.clock)
+    job, tiers = make_job(body=GREEDY), list(house.tiers.values())
+    await house.ask(job)
+    for _ in range(2):
+        assert "hit" in str((await house.ask(job))[0].cache_status)
+    key = house.cache.keys.of(job, tiers)
+    assert key is not None
+    await house.store.remove([key])
+    assert "hit" in str((await house.ask(job))[0].cache_status), "for a second"
+    house.cache.forget()
+    assert "miss" in str((await house.ask(job))[0].cache_status)
+    await house.ask(job)
+    await house.store.remove([key])
+    house.clock.now += 1.0
+    assert "miss" in str((await house.ask(job))[0].cache_status)
