@@ -55,7 +55,7 @@ def measured(plan: Plan, names: Sequence[str]) -> list[Row]:
         rows.append(row)
         print(f"{row.title} ({row.seconds:.0f} s)", flush=True)
         for measure in row.measures:
-            print(report.line(measure), flush=True)
+            print(report.lines(measure), flush=True)
     return rows
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +21,26 @@ from verifier.request import Speculation
 
 BAR = Bar("at least", 1.15)
 NODES = 32  # of a step, for the merged tree as for each source
+MERGED = "merged"
 ESCALATED = 2  # one request in so many comes with the answer of the tier below
+
+Mode = Literal["fixed", "auto"]
+Steps = Mapping[str, NDArray[np.int64]]
 
 
 def methods(target: Path, draft: Path, below: Path) -> Methods:
-    """``steps`` answers with a fixed budget of nodes; ``answers`` is the tier below."""
+    """``steps`` answers, one at a time; ``answers`` is the tier below."""
     own = Own(target, draft=draft, max_nodes=NODES)
     lower = Own(below)
 
-    def steps(sources: Sequence[str] | None, prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
+    def steps(
+        mode: Mode, sources: Sequence[str] | None, prompts: Sequence[Prompt]
+    ) -> list[tuple[int, int]]:
         names = None if sources is None else frozenset(sources)
-        speculation = Speculation(mode="fixed", sources=names, max_nodes=NODES)
-        receipts = [a.receipt for a in own.drive(prompts, speculation=speculation).answers]
+        speculation = Speculation(mode=mode, sources=names, max_nodes=NODES)
+        receipts = [
+            a.receipt for a in own.drive(prompts, speculation=speculation, at_once=1).answers
+        ]
         return [(one.output_tokens, one.steps) for one in receipts if one is not None]
 
     def sources() -> list[str]:
@@ -51,28 +60,36 @@ def measure(plan: Plan) -> Row:
     mixed = Prompts(plan.river).mixed(plan.size(72, 4), longest=plan.size(LONGEST, 8))
     with plan.worker(methods, plan.river, plan.brook, plan.creek) as own:
         prompts = _with_rejected_answers(own, mixed)
-        merged = np.array(own.call("steps", None, prompts))
-        alone = {
-            source: np.array(own.call("steps", [source], prompts)) for source in own.call("sources")
-        }
-    best = max(alone, key=lambda source: _length(alone[source]))
-    drawn = ratio_of_sums(*merged.T) / ratio_of_sums(*alone[best].T)
+        measures = (
+            _measure(f"{NODES} nodes at every step", _steps(own, "fixed", prompts), BAR),
+            _measure("as many nodes as the planner likes", _steps(own, "auto", prompts), None),
+        )
     return Row(
         name="merged_tree",
         title="Tokens of a verification, merged tree against the best single source, river",
-        measures=(
-            Measure(
-                what="acceptance length",
-                baseline=f"the best single source: {best}",
-                estimate=estimate(drawn),
-                sides=("spillway",),
-                bar=BAR,
-                details={"merged": _length(merged)}
-                | {source: _length(steps) for source, steps in alone.items()},
-            ),
-        ),
+        measures=measures,
         peak_mib=mebibytes({"spillway": own.peaks["steps"]}),
-        settings={"prompts": len(mixed), "nodes": NODES, "one escalated in": ESCALATED},
+        settings={"prompts": len(mixed), "one escalated in": ESCALATED},
+    )
+
+
+def _steps(own: Worker, mode: Mode, prompts: Sequence[Prompt]) -> Steps:
+    """Tokens and verifications of each answer [prompts, 2], for every source and all merged."""
+    found = {source: own.call("steps", mode, [source], prompts) for source in own.call("sources")}
+    found[MERGED] = own.call("steps", mode, None, prompts)
+    return {name: np.array(counts) for name, counts in found.items()}
+
+
+def _measure(what: str, steps: Steps, bar: Bar | None) -> Measure:
+    best = max(steps.keys() - {MERGED}, key=lambda source: _length(steps[source]))
+    drawn = ratio_of_sums(*steps[MERGED].T) / ratio_of_sums(*steps[best].T)
+    return Measure(
+        what=what,
+        baseline=f"the best single source: {best}",
+        estimate=estimate(drawn),
+        sides=("spillway",),
+        bar=bar,
+        details={source: _length(counts) for source, counts in steps.items()},
     )
 
 

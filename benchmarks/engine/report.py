@@ -47,22 +47,23 @@ def page(rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
     return "".join(parts + [_section(row) for row in rows])
 
 
-def line(measure: Measure) -> str:
-    """One measure for a terminal."""
+def lines(measure: Measure) -> str:
+    """One measure for a terminal, with what lies behind it."""
     value, low, high = measure.estimate
     verdict = {None: "", True: "met", False: "MISSED"}[measure.met]
     return (
-        f"  {measure.what:<48} {value:6.3f} [{low:.3f}, {high:.3f}] {_bar(measure.bar)} {verdict}"
+        f"  {measure.what:<48} {value:6.3f} [{low:.3f}, {high:.3f}] {_bar(measure.bar)} {verdict}\n"
+        f"      {_details(measure)}"
     )
+
+
+def _details(measure: Measure) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in measure.details.items())
 
 
 def _section(row: Row) -> str:
     lines = [_line(measure, row) for measure in row.measures]
-    details = [
-        f"- {m.what}: " + ", ".join(f"{key} {_short(value)}" for key, value in m.details.items())
-        for m in row.measures
-        if m.details
-    ]
+    details = [f"- {m.what}: {_details(m)}" for m in row.measures if m.details]
     settings = ", ".join(f"{key} {_short(value)}" for key, value in row.settings.items())
     return (
         f"\n## {row.title}\n{HEADER}{''.join(lines)}\n"
