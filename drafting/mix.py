@@ -148,7 +148,7 @@ class Drafting:
                 own = session.hits.get(model.name)
                 if own is not None:
                     _learn_hits(proposed, tokens, model.name, own)
-        if guesses is not None and session.watched:
+        if guesses is not None:
             session.watch(tree, guesses)
         session.settle(tree, path, tokens)
 
@@ -279,14 +279,14 @@ class Drafting:
 
 
 def _able(ask: Ask) -> bool:
-    control = ask.session.control
-    return (
-        ask.max_depth > 0
-        and ask.max_nodes > 0
-        and control.mode != "off"
-        and control.max_nodes != 0
-        and not ask.session.closed
-    )
+    session, control = ask.session, ask.session.control
+    if control.mode == "off" or ask.max_depth <= 0 or ask.max_nodes <= 0 or session.closed:
+        return False
+    if control.mode == "fixed":
+        return control.max_nodes != 0
+    # Many answers are a token or two: one that has not begun is drafted for where a text was given.
+    begun = session.has_references or session.emitted(ask.context) > 0
+    return begun and control.max_nodes != 0
 
 
 def _learn_hits(tree: DraftTree, tokens: Sequence[int], name: str, rate: HitRate) -> None:

@@ -9,7 +9,15 @@ from typing import Literal, NamedTuple
 from drafting.calibration import HitRate, Outlook
 from drafting.errors import InvalidControl
 from drafting.reference_lookup import ReferenceTracker
-from drafting.source import DraftRequest, DraftSession, DraftSource, Keeper, Watcher
+from drafting.source import (
+    DraftRequest,
+    DraftSession,
+    DraftSource,
+    Keeper,
+    Watcher,
+    keeps,
+    watches,
+)
 from drafting.tree import EMPTY, DraftTree
 
 
@@ -62,7 +70,8 @@ class RequestDrafts:
             for reference in request.references
             if reference.kind == "prediction"
         ]
-        self._keepers = [source for source in sources if isinstance(source, Keeper)]
+        self._keepers: list[Keeper] = [source for source in sources if keeps(source)]
+        self._watchers: list[Watcher] = []
         self._output: list[int] = []  # as far as somebody keeps it
         self._rest = 0
         self._fruitless = 0
@@ -100,6 +109,11 @@ class RequestDrafts:
         """Whether its sources are released."""
         return self._closed
 
+    @property
+    def has_references(self) -> bool:
+        """Whether there is something to go by before the first token of output."""
+        return bool(self._request.references)
+
     def emitted(self, context: Sequence[int]) -> int:
         """Tokens of output in ``context``."""
         return len(context) - len(self._request.prompt)
@@ -112,6 +126,8 @@ class RequestDrafts:
         if self._closed or source not in self._sources:
             return None
         opened = self._sessions[source.name] = source.open(self._request)
+        if watches(opened):
+            self._watchers.append(opened)
         return opened
 
     def rested(self) -> bool:
@@ -142,14 +158,8 @@ class RequestDrafts:
 
     def watch(self, tree: DraftTree, guesses: Sequence[int]) -> None:
         """Show those who learn from it what the target guessed at every node."""
-        for session in self._sessions.values():
-            if isinstance(session, Watcher):
-                session.watch(tree, guesses)
-
-    @property
-    def watched(self) -> bool:
-        """Whether anyone does."""
-        return any(isinstance(session, Watcher) for session in self._sessions.values())
+        for watcher in self._watchers:
+            watcher.watch(tree, guesses)
 
     def close(self) -> None:
         """Release every source's state. Calling it twice is harmless."""
@@ -160,6 +170,7 @@ class RequestDrafts:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
+        self._watchers.clear()
 
 
 def _count(counts: dict[str, int], names: frozenset[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,6 @@ class DraftSession(Protocol):
         ...
 
 
-@runtime_checkable
 class Watcher(Protocol):
     """A session that learns from what the target says where its text does not go."""
 
@@ -69,7 +68,6 @@ class Watcher(Protocol):
         ...
 
 
-@runtime_checkable
 class Keeper(Protocol):
     """A source that keeps finished texts, each for its owner's later requests."""
 
@@ -125,3 +123,13 @@ class DraftModel(Protocol):
     def close(self, handle: int) -> None:
         """Free the state behind ``handle``."""
         ...
+
+
+def watches(session: DraftSession) -> TypeGuard[Watcher]:
+    """Whether ``session`` is a ``Watcher`` too."""
+    return hasattr(session, "watch")
+
+
+def keeps(source: DraftSource) -> TypeGuard[Keeper]:
+    """Whether ``source`` is a ``Keeper`` too."""
+    return hasattr(source, "keep")

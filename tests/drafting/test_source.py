@@ -9,7 +9,7 @@ from drafting.merge import chain
 from drafting.model_draft import ModelDrafter
 from drafting.recent_answers import RecentAnswers
 from drafting.reference_lookup import ReferenceLookup
-from drafting.source import DraftRequest, Keeper, Reference, Watcher
+from drafting.source import DraftRequest, Reference, keeps, watches
 from drafting.suffix_lookup import PromptLookup
 
 KINDS = ("prediction", "rejected_answer", "near_hit", "recent_answer")
@@ -31,7 +31,7 @@ SEEN = chain([7, 1, 2, 3], [0.5] * 4, "seen")
 def source(request, table_model):
     made = MAKERS[request.param](table_model)
     assert made.name == request.param
-    if isinstance(made, Keeper):
+    if keeps(made):
         made.keep("me", ANSWER)
     return made
 
@@ -39,7 +39,7 @@ def source(request, table_model):
 def opened(source, prompt=PROMPT, owner="me", references=()):
     """A session that has seen a verified tree, if it learns from any."""
     session = source.open(DraftRequest(prompt=prompt, owner=owner, references=references))
-    if isinstance(session, Watcher):
+    if watches(session):
         session.propose(prompt, max_nodes=4)
         session.watch(SEEN, [8, 6, 7, 8, 9])
     return session
@@ -111,7 +111,7 @@ def test_requests_do_not_see_each_other(source):
 
 
 def test_what_one_owner_was_answered_serves_no_other(source):
-    if not isinstance(source, Keeper):
+    if not keeps(source):
         pytest.skip("keeps nothing")
     mine, theirs = opened(source), opened(source, owner="you")
     assert 6 in mine.propose([*PROMPT, 9, 5], max_nodes=4).tokens
