@@ -124,6 +124,24 @@ def plan_paged_attention(
     )
 
 
+def refill(static: PagedPlan, plan: PagedPlan) -> PagedPlan:
+    """Put the work of ``plan`` where a captured graph reads it: into the tensors of ``static``.
+
+    Raises:
+        KernelError: the graph was captured for another tile, window, number of rows or room.
+    """
+    for name in ("tile", "groups", "window", "rows", "scratch_rows", "partials"):
+        got, expected = getattr(plan, name), getattr(static, name)
+        if got != expected:
+            raise KernelError(f"got a plan with {name} {got}; expected {expected}")
+    for name in ("items", "merges"):
+        got, expected = getattr(plan, name).shape, getattr(static, name).shape
+        if got != expected:
+            raise KernelError(f"got {name} of shape {tuple(got)}; expected {tuple(expected)}")
+        getattr(static, name).copy_(getattr(plan, name), non_blocking=True)
+    return plan._replace(items=static.items, merges=static.merges)
+
+
 def _lay_out(requests: Sequence[Rows]) -> list[_Request]:
     laid: list[_Request] = []
     query = scratch = 0

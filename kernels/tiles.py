@@ -8,7 +8,7 @@ import torch
 
 from kernels.errors import KernelError
 
-HEAD_SIZES: Final = (64, 80, 96, 128, 256)
+HEAD_SIZES: Final = (32, 64, 80, 96, 128, 256)
 DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32)
 WHOLE: Final = 2**30  # a chunk that no context fills: no split
 
@@ -73,7 +73,7 @@ def tile_for(rows: int, head_size: int, dtype: torch.dtype) -> Tile:
         raise KernelError(f"got {dtype}; expected one of {DTYPES}")
     bucket = min(128, max(16, padded(rows)))
     table = SINGLE if dtype == torch.float32 else HALF
-    return table[bucket, padded(head_size)]
+    return table[bucket, max(64, padded(head_size))]
 
 
 def chunk_for(rows: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.kernels.cases import Case, Shape, random_case, random_tree, tree_tables
 from kernels.errors import KernelError
 from kernels.paged_attention import _reference, paged_attention
-from kernels.paged_plan import PagedPlan, Room, plan_paged_attention
+from kernels.paged_plan import PagedPlan, Room, plan_paged_attention, refill
 from kernels.paged_torch import attend_with_torch
 from kernels.tiles import Tile, tile_for
 from kernels.tree_attention import Rows
@@ -57,6 +57,7 @@ def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
         (MIXED, Shape(96, groups=4, dtype=torch.float16), {"softcap": 20.0}),
         (MIXED, Shape(256, groups=2, page=128), {"window": 1}),
         (DECODING, Shape(64, groups=8, page=8), {"chunk": 64}),
+        (DECODING, Shape(32, groups=3, page=32), {}),
         (DECODING, Shape(80, key_heads=2, groups=7, dtype=torch.float16), {}),
         ([Rows(0, 64 * 15 + 5, [-1], 1)], Shape(64, groups=8), {"chunk": 64}),
         (WIDE, Shape(64, groups=2), {"window": 66, "softcap": 5.0, "chunk": 64}),
@@ -159,6 +160,22 @@ def test_neighbours_and_padding_change_no_bit(place: torch.device) -> None:
     )  # fmt: skip
     alone = case._replace(requests=first, q=case.q[:9], scratch=scratch)
     assert torch.equal(attend(alone, tile=tile), before[:9])
+
+
+def test_a_captured_plan_takes_the_work_of_another_step(place: torch.device) -> None:
+    """The tensors stay; contexts, trees and splits change."""
+    later = [Rows(0, 130, TREE, 9), Rows(1, 100, [-1], 1), Rows(3, 5, CHAIN, 12), *MIXED[3:]]
+    room = Room(12, 3, 8)
+    static = plan(random_case(MIXED, Shape(64, groups=2), device=place), chunk=64, room=room)
+    case = random_case(later, Shape(64, groups=2), device=place)
+    filled = refill(static, plan(case, chunk=64, room=room))
+    assert filled.items is static.items and filled.merges is static.merges
+    out = paged_attention(case.q, case.context, case.scratch, filled)
+    assert torch.equal(out, attend(case, chunk=64))
+    with pytest.raises(KernelError, match="got a plan with window 7; expected None"):
+        refill(static, plan(case, chunk=64, room=room, window=7))
+    with pytest.raises(KernelError, match="got items of shape"):
+        refill(static, plan(case, chunk=64, room=room._replace(items=13)))
 
 
 def test_other_splits_and_tiles_change_only_rounding(place: torch.device) -> None:
