@@ -34,7 +34,7 @@ def paged_attention(
 
     Shapes: T fresh rows, S scratch rows, Hq query heads, Hkv key heads, D head size, P pages.
     Args:
-        q: (T, Hq, D), float16, bfloat16 or float32; D one of 32, 64, 80, 96, 128, 256; last stride 1.
+        q: (T, Hq, D), float16, bfloat16 or float32; D in ``tiles.HEAD_SIZES``; last stride 1.
         context: pages of one layer in q.dtype, and the block tables.
         scratch: (S, Hkv, D) keys and values of this step's rows in q.dtype, and their words.
         plan: of this step and of this layer's window, on q's device.
