@@ -80,12 +80,11 @@ class Splice:
         skipped = min(said.logprobs - said.logprobs_told, len(entries))
         said.logprobs_told += len(entries)
         said.logprobs = max(said.logprobs, said.logprobs_told)
-        return replace(
-            delta,
-            text=delta.text[known:],
-            logprobs=entries[skipped:] or None,
-            finish_reason=self._end(said, delta.finish_reason),
-        )
+        reason = self._end(said, delta.finish_reason)
+        if not known and not skipped and reason == delta.finish_reason:
+            return delta
+        text, logprobs = delta.text[known:], entries[skipped:] or None
+        return replace(delta, text=text, logprobs=logprobs, finish_reason=reason)
 
     def _end(self, said: _Said, reason: str | None) -> str | None:
         """The finish reason, unless it was passed on before."""

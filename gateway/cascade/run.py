@@ -145,13 +145,16 @@ class Cascade:
         """The shared answer, for as long as this one client waits."""
         assert self._flights is not None
         limit_s = self._limit_s(job)
-        until = None if limit_s is None else began + limit_s + _LAST_WORD_S
         given = False
         async with aclosing(self._flights.answer(shared)) as events:
+            if limit_s is None:
+                async for one in events:
+                    yield one
+                return
+            until = began + limit_s + _LAST_WORD_S
             while True:
-                left_s = None if until is None else max(0.0, until - self._clock())
                 try:
-                    async with asyncio.timeout(left_s):
+                    async with asyncio.timeout(max(0.0, until - self._clock())):
                         event = await anext(events, None)
                 except TimeoutError:
                     if given:

@@ -75,13 +75,17 @@ class Relay:
         if after >= ATTEMPTS:
             return None
         key, token = _key(name), secrets.token_hex(8)
-        holders = await self._lane.call(lambda redis: self._claim(redis, key, after + 1, token))
+        lease, expiry_ms = _lease(key, after + 1), int(self.pace.lease_s * 1000)
+        if await self._lane.call(lambda redis: redis.set(lease, token, nx=True, px=expiry_ms)):
+            return Claim(key, after + 1, token, leads=True)
+        leases = [_lease(key, one) for one in range(1, ATTEMPTS + 1)]
+        holders = await self._lane.call(lambda redis: redis.mget(leases))
         for attempt in range(ATTEMPTS, after, -1):
             holder = holders[attempt - 1]
             if isinstance(holder, bytes):
                 held = holder.decode("utf-8", "replace")[:32]
                 return Claim(key, attempt, held, leads=held == token)
-        raise StoreUnavailable("flights: a claim vanished as it was made")
+        raise StoreUnavailable("flights: a claim vanished as it was looked at")
 
     async def say(self, claim: Claim, number: int, payload: bytes) -> tuple[bool, bool]:
         """Write entry ``number``; writing it twice is writing it once.
@@ -115,14 +119,6 @@ class Relay:
         await self._lane.aclose()
         await self._following.aclose()
 
-    async def _claim(self, redis: Any, key: str, attempt: int, token: str) -> list[bytes | None]:
-        pipeline = redis.pipeline(transaction=False)
-        expiry_ms = int(self.pace.lease_s * 1000)
-        pipeline.set(_lease(key, attempt), token, nx=True, px=expiry_ms)
-        leases = [_lease(key, one) for one in range(1, ATTEMPTS + 1)]
-        pipeline.execute_command("MGET", *leases)
-        return list((await pipeline.execute())[1])
-
     async def _say(
         self, redis: Any, claim: Claim, number: int, payload: bytes
     ) -> tuple[bool, bool]:
@@ -130,18 +126,20 @@ class Relay:
         lease_ms = int(self.pace.lease_s * 1000)
         pipeline.xadd(claim.stream, {b"p": payload}, id=f"{number}-0")
         pipeline.pexpire(claim.stream, lease_ms)
-        pipeline.pexpire(_lease(claim.key, claim.attempt), lease_ms)
         pipeline.execute_command("EXISTS", f"{claim.stream}:want")
         pipeline.execute_command("EXISTS", _lease(claim.key, claim.attempt + 1))
+        for attempt in range(1, claim.attempt + 1):  # newcomers begin at the first
+            pipeline.pexpire(_lease(claim.key, attempt), lease_ms)
         answers = await pipeline.execute(raise_on_error=False)
         _check_written(answers)
-        return bool(answers[3]), bool(answers[4])
+        return bool(answers[2]), bool(answers[3])
 
     async def _finish(self, redis: Any, claim: Claim, number: int, payload: bytes) -> None:
         pipeline = redis.pipeline(transaction=False)
         pipeline.xadd(claim.stream, {b"p": payload}, id=f"{number}-0")
         pipeline.pexpire(claim.stream, int(self.pace.read_s * 1000))
-        pipeline.pexpire(_lease(claim.key, claim.attempt), int(self.pace.done_s * 1000))
+        for attempt in range(1, claim.attempt + 1):
+            pipeline.pexpire(_lease(claim.key, attempt), int(self.pace.done_s * 1000))
         _check_written(await pipeline.execute(raise_on_error=False))
 
     async def _listen(self, redis: Any, claim: Claim, after: int) -> list[Heard]:
