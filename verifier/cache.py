@@ -68,7 +68,7 @@ class KeyValueCache:
         ``restored``: checked pages that a block store gave back, by name.
         """
         lease = Lease(slot=len(self._leases), root=root)
-        names = self._names(root, tokens)
+        names = self.names(tokens, root)
         for name in names:
             page = self.pool.share([name]) or self._adopt(lease, name, restored or {})
             if not page:
@@ -81,11 +81,6 @@ class KeyValueCache:
         if lease.pages:
             self.rows.load(lease.slot, self._store[lease.pages])
         return lease
-
-    def missing(self, tokens: Sequence[int], root: bytes) -> list[bytes]:
-        """Names of the pages that ``open`` would not find now, from the first one on."""
-        names = self._names(root, tokens)
-        return names[self.pool.known(names) :]
 
     def room(self, lease: Lease) -> int:
         """Rows that could be committed now without pages that others hold."""
@@ -148,7 +143,8 @@ class KeyValueCache:
         lease.restored += 1
         return [page]
 
-    def _names(self, root: bytes, tokens: Sequence[int]) -> list[bytes]:
+    def names(self, tokens: Sequence[int], root: bytes) -> list[bytes]:
+        """Of all full pages that ``open`` would look for."""
         names: list[bytes] = []
         size = self.page_size
         for start in range(0, len(tokens) - size, size):

@@ -45,6 +45,7 @@ class Choice:
     tally: Tally
     lease: Lease | None = None
     fetch: Fetch | None = None  # stored pages on their way
+    page_names: list[bytes] | None = None  # of its full pages, while nothing was appended
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of prompt[1:], so far
     rotary_switch: int | None = None  # of the model
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Final, Literal, NamedTuple
 
 from torch import Tensor
 
-from verifier.block_courier import BlockCourier
+from verifier.block_courier import BlockCourier, Fetch
 from verifier.cache import KeyValueCache
 from verifier.choice import Choice, Counts, Key
 from verifier.pages import OutOfPages
@@ -19,6 +20,7 @@ AGEING: Final = 50.0
 """Predicted tokens that a second of waiting makes up for, in the order "shortest"."""
 _LARGEST_SCORED = 256  # prompt tokens of one chunk whose log-probs are wanted: logits take memory
 _LOOK_AHEAD = 4  # waiting choices whose stored pages are fetched before their turn
+_WORTH_WAITING = 2  # pages: a shorter common prefix is computed sooner than waited for
 _NOTHING: Mapping[bytes, Tensor] = {}
 
 
@@ -126,10 +128,12 @@ class Scheduler:
         return min(size, _LARGEST_SCORED) if scores else size
 
     def _admit(self) -> None:
-        """Who waits for stored pages lets others pass until they are there or late."""
+        """Who waits for pages, stored or being computed, lets others pass until they are there."""
         for choice in list(self._ready_to_run()):
             if len(self.running) >= self._max_running or not self._fits(choice):
                 return
+            if self._prefix_is_coming(choice):
+                continue
             self.waiting.remove(choice)
             self._open(choice)
             self.running.append(choice)
@@ -141,14 +145,29 @@ class Scheduler:
         ahead = self._max_running - len(self.running) + _LOOK_AHEAD
         for choice in self.waiting[:ahead]:
             if choice.fetch is None and choice.tally.admitted is None:
-                names = self._missing(choice)
-                choice.fetch = self.courier.fetch(names) if names else None
+                choice.fetch = self._fetch(self.courier, self._missing(choice))
         return (one for one in self.waiting if one.fetch is None or one.fetch.ready())
 
+    def _fetch(self, courier: BlockCourier, names: list[bytes]) -> Fetch | None:
+        """One for all that begin alike; they share its pages once the first of them runs."""
+        for other in self.waiting if names else ():
+            if other.fetch is not None and other.fetch.names[:1] == tuple(names[:1]):
+                return other.fetch
+        return courier.fetch(names) if names else None
+
+    def _prefix_is_coming(self, choice: Choice) -> bool:
+        """Whether a running choice is just computing pages that this one would compute again."""
+        leaders = [one for one in self.running if not one.decoding]
+        missing = self._missing(choice) if leaders else []
+        return any(_agreed(missing, self._missing(leader)) >= _WORTH_WAITING for leader in leaders)
+
     def _missing(self, choice: Choice) -> list[bytes]:
+        """Names of its pages that nobody has computed yet."""
         if choice.request.prompt_logprobs is not None:
             return []
-        return self.cache.missing(choice.tokens, choice.page_root)
+        if choice.page_names is None:
+            choice.page_names = self.cache.names(choice.tokens, choice.page_root)
+        return choice.page_names[self.cache.pool.known(choice.page_names) :]
 
     def _open(self, choice: Choice) -> None:
         """Begin its context. Whose prompt is scored has every row of it computed."""
@@ -189,6 +208,7 @@ class Scheduler:
         assert choice.lease is not None
         self.cache.close(choice.lease)
         choice.lease = None
+        choice.page_names = None
         self.running.remove(choice)
         self.enqueue(choice)
 
@@ -204,3 +224,9 @@ class Scheduler:
         start = choice.lease.committed
         tokens = choice.tokens[start : start + size]
         return Chunk(choice, tokens, start + size == len(choice.tokens))
+
+
+def _agreed(one: Sequence[bytes], other: Sequence[bytes]) -> int:
+    """How many names two prefixes begin with in common."""
+    same = (a == b for a, b in zip(one, other, strict=False))
+    return sum(takewhile(bool, same))

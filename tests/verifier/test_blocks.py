@@ -75,6 +75,17 @@ def test_another_salt_model_or_page_size_finds_nothing(
         ended(other)
 
 
+def test_choices_of_one_request_fetch_their_prefix_once(llama: LoadedModel, drive: Any) -> None:
+    store = MemoryBlockStore()
+    first = engine_over(store, llama)
+    drive.run(first, drive.request(PROMPT))
+    ended(first)
+    second = engine_over(store, llama)
+    outputs = drive.run(second, *(drive.request(PROMPT, choice=number) for number in range(4)))
+    assert [one[-1].receipt.cached_prompt_tokens for one in outputs] == [48] * 4
+    assert second.stats().models["llama"].blocks["restored"] == 6
+
+
 class Spoilt(MemoryBlockStore):
     """Gives back what ``spoil`` makes of a value."""
 

@@ -155,6 +155,39 @@ def test_decoding_goes_on_beside_a_long_prompt_and_the_prompt_too(
     engine.close()
 
 
+def test_a_prefix_that_is_being_computed_is_waited_for_not_computed_again(
+    llama: LoadedModel, drive: Any
+) -> None:
+    prompt = tuple(range(10, 62))
+    alone = drive.tokens(drive.run(drive.engine(llama), drive.request(prompt))[0])
+    engine = drive.engine(llama, page_size=8, step_tokens=20)
+    for number in range(5):
+        engine.submit(drive.request(prompt, name="n", choice=number))
+    engine.submit(drive.request(prompt[::-1], name="passes", tokens=2))
+    found = drive.drain(engine)
+    written = [drive.tokens(found["n", number]) for number in range(5)]
+    assert written == [alone] * 5
+    cached = [found["n", number][-1].receipt.cached_prompt_tokens for number in range(5)]
+    assert cached[0] == 0
+    assert min(cached[1:]) >= 40, "a last page alone is not waited for"
+    assert found["passes", 0][-1].receipt.cached_prompt_tokens == 0
+    assert engine.stats().models["llama"].pages_used == 0
+
+
+def test_who_waits_for_a_prefix_goes_on_when_its_leader_is_gone(
+    llama: LoadedModel, drive: Any
+) -> None:
+    prompt = tuple(range(10, 62))
+    engine = drive.engine(llama, page_size=8, step_tokens=4)
+    engine.submit(drive.request(prompt, name="leader"))
+    engine.submit(drive.request(prompt, name="follower", tokens=3))
+    engine.step()
+    assert engine.stats().models["llama"].running == 1
+    engine.cancel("leader")
+    found = drive.drain(engine)
+    assert len(drive.tokens(found["follower", 0])) == 3
+
+
 def test_the_order_changes_when_not_what_is_written(llama: LoadedModel, drive: Any) -> None:
     requests = [
         drive.request(tuple(range(10, 20 + size)), name=str(size), tokens=size)
