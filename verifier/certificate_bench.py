@@ -12,6 +12,7 @@ from verifier.certificate_margins import margin_stats
 from verifier.certificate_results import CellResult, CertificateOptions, MatrixResult
 from verifier.certificate_runs import Written, compare, run_cell, run_plain
 from verifier.certificate_sources import adversaries
+from verifier.draft_sources import MAKERS
 from verifier.engine import Engine, EngineConfig
 from verifier.errors import ModelRefused
 from verifier.loading import Dtype, LoadedModel
@@ -141,6 +142,8 @@ class Bench:
         drafts = [other for other in self._models if other != name]
         config = EngineConfig(
             draft_models={name: drafts[0]} if drafts else {},
+            sources=tuple(MAKERS),
+            exit_layers=_exit_layers(self.target),
             max_waiting=self._options.requests,
             max_nodes=max(SHAPES),
         )
@@ -156,6 +159,12 @@ def leaks(name: str, engine: Engine) -> list[str]:
             if getattr(stats, what):
                 found.append(f"{name} engine, {model}: {what} is {getattr(stats, what)}")
     return found
+
+
+def _exit_layers(target: LoadedModel) -> dict[str, int]:
+    """A third of its layers, where it can end early at all."""
+    layers = int(getattr(target.config, "num_hidden_layers", 1))
+    return {target.name: max(layers // 3, 1)} if target.path == "lean" and layers > 1 else {}
 
 
 def _pages(tokens: int, page_size: int) -> int:
