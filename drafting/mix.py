@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from drafting.calibration import HitRate, children
+from drafting.cost import StepCost
 from drafting.errors import InvalidControl, UnknownSource
 from drafting.growth import Growth
 from drafting.merge import likeliest
-from drafting.model_draft import Level, ModelAsk, ModelDrafter, thorough
+from drafting.model_draft import Level, ModelAsk, ModelDrafter, ModelSession, thorough
 from drafting.planner import Batch, Planner
 from drafting.request_drafts import Credit, DraftControl, RequestDrafts
 from drafting.source import DraftRequest, DraftSource
-from drafting.thrift import Thrift
+from drafting.thrift import Thrift, most_gained
 from drafting.tree import EMPTY, ROOT, DraftTree
 
 __all__ = ["Ask", "Credit", "DraftControl", "Drafting", "RequestDrafts"]
@@ -69,6 +70,7 @@ class Drafting:
         self._sources = tuple(sources)
         self._lookups = tuple(s for s in sources if not isinstance(s, ModelDrafter))
         self._models = tuple(s for s in sources if isinstance(s, ModelDrafter))
+        self._looked_up = frozenset(source.name for source in self._lookups)
         self._lookup_seconds = 0.0  # of one request, at the pace of start
 
     @property
@@ -204,7 +206,7 @@ class Drafting:
         """Let the draft models add where that is expected to pay; the trial among it, if any."""
         trial = None
         for model in self._models:
-            asks = [ask for draft in drafts if (ask := self._model_ask(model, draft)) is not None]
+            asks = [self._model_ask(model, draft) for draft in self._hopeful(model, drafts, batch)]
             if not asks:
                 continue
             if model.cost is None:
@@ -227,10 +229,31 @@ class Drafting:
 
         model.grow(asks, thrift, note)
 
-    def _model_ask(self, model: ModelDrafter, draft: _Draft) -> ModelAsk | None:
+    def _hopeful(self, model: ModelDrafter, drafts: Sequence[_Draft], batch: Batch) -> list[_Draft]:
+        """Those that want ``model``, less those for whom it would have too much to read."""
+        able = [draft for draft in drafts if draft.session.session(model) is not None]
+        cost, base = model.cost, self.planner.base_seconds(batch)
+        if cost is None or self.planner.affords_trial(base):
+            return able
+        return [
+            draft
+            for draft in able
+            if draft.fixed
+            or most_gained(
+                draft.session.emitted(draft.context), draft.session.hits[model.name].rate
+            )
+            > cost.added(1, self._unread(model, draft), batch.mean_context) * batch.requests / base
+        ]
+
+    @staticmethod
+    def _unread(model: ModelDrafter, draft: _Draft) -> int:
         session = draft.session.session(model)
-        if session is None:
-            return None
+        assert isinstance(session, ModelSession)
+        return session.pending(draft.context) - 1
+
+    def _model_ask(self, model: ModelDrafter, draft: _Draft) -> ModelAsk:
+        session = draft.session.session(model)
+        assert session is not None
         return ModelAsk(
             session,
             draft.context,
@@ -275,7 +298,21 @@ class Drafting:
         share = batch.requests * self._lookup_seconds / self.planner.base_seconds(batch)
         longest = min(int(share / _LOOKUP_SHARE), _LONGEST_REST)
         for draft, nodes in zip(drafts, chosen, strict=True):
-            draft.session.note_lookup(fruitful=bool(nodes), longest_rest=longest)
+            found = any(self._looked_up & draft.growth.sources[node] for node in nodes)
+            draft.session.note_lookup(fruitful=found, longest_rest=longest)
+
+
+def _may_pay(
+    model: ModelDrafter, cost: StepCost, draft: _Draft, batch: Batch, price: float
+) -> bool:
+    """Whether what ``model`` has yet to read could be worth its ``price``, in tokens a second."""
+    session = draft.session.session(model)
+    assert isinstance(session, ModelSession)
+    unread = session.pending(draft.context) - 1
+    if unread == 0:
+        return True
+    gained = most_gained(draft.session.emitted(draft.context), draft.session.hits[model.name].rate)
+    return gained > price * cost.added(1, unread, batch.mean_context)
 
 
 def _able(ask: Ask) -> bool:

@@ -189,6 +189,12 @@ class Thrift:
         return max(whole - requests * self._draft_row, 0.0)
 
 
+def most_gained(emitted: int, hit_rate: float) -> float:
+    """Tokens that drafts may bring at most to pay for reading a text so far."""
+    gain = _gains(min(emitted, _LONG), int(100 * hit_rate))[-1]
+    return gain * max(emitted / (1.0 + gain), 1.0)
+
+
 @lru_cache(maxsize=8192)
 def _gains(emitted: int, percent: int) -> tuple[float, ...]:
     """Tokens hoped for of 0, 1, ... levels that each hold the right one so often.
