@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -298,7 +299,20 @@ def _weights(folder: Path, dtype: torch.dtype, *, eight_bits: bool = False) -> A
         raise ModelRefused(f"the config of {folder} has no place for the weights {spare[:5]}")
     if eight_bits and not quantize(model):
         raise ModelRefused(f"{model.config.model_type!r} has no linear layers to keep in int8")
+    _unmap(model)
     return model.eval()
+
+
+def _unmap(model: Any) -> None:
+    """Copy what still lies in the mapped file and stays; a file that changes must harm nobody.
+
+    Linear layers are laid out anew anyway.
+    """
+    linear = {id(module.weight) for module in model.modules() if type(module) is nn.Linear}
+    kept = {id(model.get_input_embeddings().weight)}  # the head of tied models is linear too
+    for weight in model.parameters():
+        if id(weight) not in linear - kept:
+            weight.data = weight.data.clone()
 
 
 def _vocabulary_digest(tokenizer: Any) -> bytes:

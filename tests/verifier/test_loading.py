@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from contextlib import suppress
@@ -12,9 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma2Config,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -85,6 +89,25 @@ def test_an_adapter_is_refused_rather_than_left_out(copy: Path) -> None:
     (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
     with pytest.raises(ModelRefused, match="holds an adapter"):
         load_model(copy, name="m")
+
+
+@pytest.mark.parametrize("config_class", [LlamaConfig, Gemma2Config])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_served_model_no_longer_reads_its_files(
+    make_model: Any, tmp_path: Path, config_class: type[Any], dtype: Any
+) -> None:
+    """Who replaces them under a running engine neither changes its scores nor ends it."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs Linux")
+    folder = shutil.copytree(make_model(config_class, tie_word_embeddings=True), tmp_path / "m")
+    weights = folder / "model.safetensors"
+    load_file(weights)
+    with safe_open(weights, framework="pt") as mapped:
+        assert mapped.keys() and str(weights) in maps.read_text()
+    model = load_model(folder, dtype=dtype, name="m")
+    gc.collect()
+    assert model.network.cache_shape.layers == 3 and str(weights) not in maps.read_text()
 
 
 def test_a_folder_without_weights_and_one_that_is_not_there_are_refused(
