@@ -14,6 +14,7 @@ from drafting.tree import ROOT, DraftTree
 from verifier.errors import VerifierError
 from verifier.margin import NARROW, Narrow, decision_margin, error_stretch, relative_margin, top_gap
 from verifier.noise import NOISE_CEILING
+from verifier.peaks import Peaks
 from verifier.processors import Processors
 
 _PRUNE_FROM: Final = 512  # survivors from which looking for hopeless ones first pays
@@ -75,28 +76,25 @@ class ChoiceSampler:
         tree: DraftTree,
         logits: NDArray[np.float32],
         *,
-        greedy: NDArray[np.int64] | None = None,
+        peaks: Peaks | None = None,
     ) -> Verdict:
         """Walk ``tree``. Leaves the sampler as it was.
 
         ``logits``: [1 + N, V], row 0 after the last committed token, row 1 + i after node i; only
-        rows on the walked path are read. ``greedy``: their argmax [1 + N] where the engine has it,
+        rows on the walked path are read. ``peaks``: of these rows where the engine has them,
         used when no processor applies.
 
         Raises:
             VerifierError: a row on the path holds NaN, or leaves no token to choose.
         """
-        children = {
-            (parent, token): node
-            for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True))
-        }
+        plain = peaks if self._processors.plain_greedy else None
+        children = _children(tree)
         path: list[int] = []
         decisions: list[Decision] = []
         node: int | None = ROOT
         while node is not None:
             row = node + 1
-            known = None if greedy is None else int(greedy[row])
-            decision = self.decide(logits[row], known)
+            decision = self.decide(logits[row]) if plain is None else self._peak(plain, row)
             decisions.append(decision)
             node = children.get((node, decision.token))
             if node is not None:
@@ -106,20 +104,25 @@ class ChoiceSampler:
             self._processors.pop()
         return self._verdict(path, decisions)
 
-    def decide(self, logits: NDArray[np.float32], greedy: int | None = None) -> Decision:
-        """The token after the branch, from its end's raw ``logits`` [V]; ``greedy``: argmax."""
-        decision = self._decide(logits, greedy)
+    def decide(self, logits: NDArray[np.float32]) -> Decision:
+        """The token after the branch, from its end's raw ``logits`` [V]."""
+        decision = self._decide(logits)
         if not self._narrow.relative:
             return decision
         return Decision(decision.token, relative_margin(decision.margin, float(logits.max())))
 
-    def _decide(self, logits: NDArray[np.float32], greedy: int | None) -> Decision:
+    def _peak(self, peaks: Peaks, row: int) -> Decision:
+        token, top, gap = peaks.tokens[row], peaks.logits[row], peaks.gaps[row]
+        _refuse_nan(top)
+        return Decision(token, relative_margin(gap, top) if self._narrow.relative else gap)
+
+    def _decide(self, logits: NDArray[np.float32]) -> Decision:
         """With its margin as a distance of logits."""
         if self._processors.plain_greedy:
-            return _likeliest(logits, greedy)
+            return _likeliest(logits)
         survivors = self._processors.survivors(logits)
         if self._noise is None:
-            return self._scaled(_likeliest(survivors.logits, None))
+            return self._scaled(_likeliest(survivors.logits))
         return self._draw(*survivors)
 
     def commit(self, tokens: Sequence[int]) -> None:
@@ -136,7 +139,7 @@ class ChoiceSampler:
             tokens, logits = self._without_hopeless(tokens, logits)
         scores = logits + self._noise(self.position, tokens)
         index = int(scores.argmax())
-        _refuse_nan(scores[index])
+        _refuse_nan(float(scores[index]))
         return self._scaled(Decision(int(tokens[index]), top_gap(scores, index)), boundary)
 
     def _scaled(self, decision: Decision, boundary: float = math.inf) -> Decision:
@@ -180,13 +183,18 @@ class ChoiceSampler:
         )
 
 
-def _likeliest(logits: NDArray[np.floating], known: int | None) -> Decision:
-    index = int(logits.argmax()) if known is None else known
-    _refuse_nan(logits[index])
+def _children(tree: DraftTree) -> dict[tuple[int, int], int]:
+    """Node by its parent and its token."""
+    return {edge: node for node, edge in enumerate(zip(tree.parents, tree.tokens, strict=True))}
+
+
+def _likeliest(logits: NDArray[np.floating]) -> Decision:
+    index = int(logits.argmax())
+    _refuse_nan(float(logits[index]))
     return Decision(index, top_gap(logits, index))
 
 
-def _refuse_nan(score: np.floating) -> None:
+def _refuse_nan(score: float) -> None:
     """An argmax over NaN points at it, so one look at the winner is enough."""
-    if not np.isfinite(score):
+    if not math.isfinite(score):
         raise VerifierError(f"the likeliest token has score {score}; expected a finite number")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from drafting.mix import RequestDrafts
+from drafting.tree import DraftTree
 from verifier.acceptance import ChoiceSampler
 from verifier.block_courier import Fetch
 from verifier.cache import Lease
@@ -48,6 +50,7 @@ class Choice:
     page_names: list[bytes] | None = None  # of its full pages, while nothing was appended
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of prompt[1:], so far
     rotary_switch: int | None = None  # of the model
+    undraftable: bool = False  # its drafts made scores that could not be read
 
     @property
     def key(self) -> Key:
@@ -135,3 +138,16 @@ class Counts:
     by_position: Counter[int] = field(default_factory=Counter)
     proposed_by_source: Counter[str] = field(default_factory=Counter)
     accepted_by_source: Counter[str] = field(default_factory=Counter)
+
+    def note_draft(self, tree: DraftTree, path: Sequence[int]) -> None:
+        """Book one verified draft and its accepted nodes."""
+        self.drafts += 1
+        self.drafted += len(tree)
+        self.accepted += len(path)
+        for names, nodes in Counter(tree.sources).items():
+            for name in names:
+                self.proposed_by_source[name] += nodes
+        for place, node in enumerate(path):
+            self.by_position[place] += 1
+            for name in tree.sources[node]:
+                self.accepted_by_source[name] += 1

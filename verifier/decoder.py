@@ -11,55 +11,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drafting.cost import Load, StepCost
+from drafting.cost import StepCost
 from drafting.mix import Ask, Drafting
 from drafting.tree import DraftTree
-from kernels.tree_attention import Rows
 from verifier.acceptance import Verdict
 from verifier.cache import Committed, KeyValueCache
 from verifier.choice import Choice, Counts
 from verifier.loading import LoadedModel
+from verifier.peaks import Peaks, peaks
 from verifier.request import StepOutput, TokenLogprob
 from verifier.rows import ragged
 from verifier.scheduler import Chunk, Scheduler
+from verifier.work import Work, load_of, stretched_slots, wanted_rows
 
 EMPTY = DraftTree()
 
 
-class Work(NamedTuple):
-    """What one choice brings to a forward."""
-
-    chunk: Chunk
-    tree: DraftTree
-
-    def rows(self) -> Rows:
-        """The chunk as a chain, the tree hanging from its end."""
-        lease, chain = self.chunk.choice.lease, len(self.chunk.tokens)
-        assert lease is not None
-        nodes = [chain + parent for parent in self.tree.parents if parent >= 0]
-        if len(nodes) < len(self.tree):
-            nodes = [chain + parent if parent >= 0 else chain - 1 for parent in self.tree.parents]
-        return Rows(
-            lease.slot, lease.committed, [*range(-1, chain - 1), *nodes], chain + len(nodes)
-        )
-
-    def scored(self) -> range:
-        """Rows of the chunk that tell the log-prob of a prompt token somebody asked for."""
-        choice = self.chunk.choice
-        if choice.request.prompt_logprobs is None or choice.lease is None:
-            return range(0)
-        start, known = choice.lease.committed, len(choice.prompt_logprobs)
-        end = min(start + len(self.chunk.tokens), len(choice.request.prompt) - 1)
-        return range(max(start, known) - start, end - start)
-
-
 class Scores(NamedTuple):
-    """Logits of the rows somebody verifies: [R, V], and their argmax [R]."""
+    """What the forward says of the wanted rows."""
 
-    logits: Tensor
-    values: NDArray[np.float32]
-    greedy: NDArray[np.int64]
-    usable: NDArray[np.bool_]  # [R] whether a row is free of NaN
+    logits: Tensor  # [R, V] float32, on the host
+    values: NDArray[np.float32]  # the same memory
+    peaks: Peaks
 
 
 class Decoder:
@@ -95,7 +68,7 @@ class Decoder:
             return []
         works = self._drafted(chunks)
         works.sort(key=lambda work: work.chunk.choice.lease.slot)  # type: ignore[union-attr]
-        load, drafted = _load(works), time.perf_counter()
+        load, drafted = load_of(works), time.perf_counter()
         outputs = self._settle(works, self._forward(works))
         self._cost.observe(load, time.perf_counter() - drafted)
         self.counts.steps += 1
@@ -127,7 +100,12 @@ class Decoder:
 
     def _may_draft(self, chunk: Chunk) -> bool:
         choice = chunk.choice
-        return chunk.last and choice.drafts is not None and choice.output.remaining > 1
+        return (
+            chunk.last
+            and choice.drafts is not None
+            and not choice.undraftable
+            and choice.output.remaining > 1
+        )
 
     def _ask(self, chunk: Chunk) -> Ask:
         choice = chunk.choice
@@ -145,51 +123,53 @@ class Decoder:
         rows = [work.rows() for work in works]
         cache = self.cache.rows
         cache.ensure(len(works), max(row.context + len(row.parents) for row in rows))
-        tokens = [[*work.chunk.tokens, *work.tree.tokens] for work in works]
-        batch = ragged(rows, tokens, cache.capacity)._replace(stretched=_stretched(works))
+        batch = ragged(rows, [work.tokens() for work in works], cache.capacity)
+        batch = batch._replace(stretched=stretched_slots(works))
+        wanted = torch.tensor(wanted_rows(works), dtype=torch.int64)
         started = time.perf_counter()
-        logits = self.model.network.forward(batch, cache, _wanted(works)).cpu()
-        best = logits.max(dim=-1) if logits.shape[0] else None
-        seconds = time.perf_counter() - started
-        self.counts.forward_seconds += seconds
-        if best is None:
-            nothing = np.zeros(0)
-            return Scores(logits, logits.numpy(), nothing.astype(np.int64), nothing.astype(bool))
-        usable = torch.isfinite(best.values).numpy()
-        return Scores(logits, logits.numpy(), best.indices.numpy(), usable)
+        logits = self.model.network.forward(batch, cache, wanted).cpu()
+        self.counts.forward_seconds += time.perf_counter() - started
+        values = logits.numpy()
+        return Scores(logits, values, peaks(values))
 
     def _settle(self, works: Sequence[Work], scores: Scores) -> list[StepOutput]:
         """Verify every choice, then commit all of them in one copy, then free the finished."""
         outputs: list[StepOutput] = []
         committed: list[Committed] = []
-        first = 0
+        finished: list[Choice] = []
+        finite, first = scores.peaks.finite(), 0
         for work in works:
-            first = _score_prompt(work, scores, first)
-            if not work.chunk.last:
-                committed.append(_committed(work, ()))
-                continue
-            rows = slice(first, first + 1 + len(work.tree))
+            scored = len(work.scored())
+            rows = range(first + scored, first + scored + len(work.deciding()))
+            own: list[StepOutput] = []
+            if not finite and not scores.peaks.rows(first, rows.stop).finite():
+                own = self._unreadable(work)
+            else:
+                _score_prompt(work, scores, first)
+                if work.chunk.last:
+                    own = [self._verified(work, scores, rows, committed)]
+                else:
+                    committed.append(_committed(work, ()))
+            finished += [work.chunk.choice for output in own if output.receipt is not None]
+            outputs += own
             first = rows.stop
-            outputs.append(self._verified(work, scores, rows, committed))
         self.cache.commit(committed)
-        for work, output in zip([work for work in works if work.chunk.last], outputs, strict=True):
-            if output.receipt is not None:
-                self.scheduler.finish(work.chunk.choice)
+        for choice in finished:
+            self.scheduler.finish(choice)
         return outputs
 
     def _verified(
-        self, work: Work, scores: Scores, rows: slice, committed: list[Committed]
+        self, work: Work, scores: Scores, rows: range, committed: list[Committed]
     ) -> StepOutput:
         """Take what the target accepts of one tree, up to the earliest stop."""
         choice = work.chunk.choice
-        if not scores.usable[rows].all():
-            assert choice.lease is not None
-            self.cache.rows.wipe(choice.lease.slot)
-            return _failed(choice, "the model gave scores that are not finite")
         if choice.output.remaining <= 0:
             return self._scored_only(work, committed)
-        verdict = choice.sampler.verify(work.tree, scores.values[rows], greedy=scores.greedy[rows])
-        verdict = _cut(verdict, self._room(work.chunk))
+        found = scores.peaks.rows(rows.start, rows.stop)
+        values = scores.values[rows.start : rows.stop]
+        verdict = choice.sampler.verify(work.tree, values, peaks=found)
+        if verdict.path:
+            verdict = _cut(verdict, self._room(work.chunk))
         prompt_logprobs = _prompt_logprobs(choice)
         taken = choice.output.take(verdict.tokens)
         tokens = verdict.tokens[: taken.kept]
@@ -197,7 +177,7 @@ class Decoder:
         choice.sampler.commit(tokens)
         choice.tokens.extend(tokens)
         committed.append(self._reserved(work, path[: taken.kept - 1]))
-        self._account(work, verdict, len(tokens), path)
+        self._account(work, verdict, len(tokens), path, found)
         now = time.perf_counter()
         choice.tally.first_token = choice.tally.first_token or now
         return StepOutput(
@@ -205,13 +185,27 @@ class Decoder:
             choice=choice.request.choice,
             tokens=tokens,
             text=taken.text,
-            logprobs=_logprobs(choice, scores.logits[rows], verdict.rows[: taken.kept], tokens),
+            logprobs=_logprobs(choice, scores.logits, rows, verdict.rows[: taken.kept], tokens),
             margins=verdict.margins[: taken.kept],
             prompt_logprobs=prompt_logprobs,
             finish_reason=taken.finish_reason,
             stop_reason=taken.stop_reason,
             receipt=choice.receipt(now) if taken.finish_reason else None,
         )
+
+    def _unreadable(self, work: Work) -> list[StepOutput]:
+        """Scores that are not finite end a choice, unless its drafts may have brought them.
+
+        Then nothing is taken, and the choice goes on without drafts. What the forward wrote is
+        zeroed: a masked weight of 0 times NaN would still be NaN, in every later step.
+        """
+        choice = work.chunk.choice
+        assert choice.lease is not None
+        self.cache.rows.wipe(choice.lease.slot, choice.lease.committed)
+        if not work.tree:
+            return [_failed(choice, "the model gave scores that are not finite")]
+        choice.undraftable = True
+        return []
 
     def _reserved(self, work: Work, path: Sequence[int]) -> Committed:
         """Pages are taken for what was accepted, not for what was drafted.
@@ -220,7 +214,8 @@ class Decoder:
         without speculation the cache holds the same.
         """
         committed = _committed(work, path)
-        self.cache.reserve(committed.lease, len(committed.rows))
+        if path:
+            self.cache.reserve(committed.lease, len(committed.rows))
         return committed
 
     def _scored_only(self, work: Work, committed: list[Committed]) -> StepOutput:
@@ -237,38 +232,22 @@ class Decoder:
             receipt=choice.receipt(time.perf_counter()),
         )
 
-    def _account(self, work: Work, verdict: Verdict, kept: int, path: Sequence[int]) -> None:
+    def _account(
+        self, work: Work, verdict: Verdict, kept: int, path: Sequence[int], found: Peaks
+    ) -> None:
         choice, counts, tree = work.chunk.choice, self.counts, work.tree
         tally = choice.tally
         tally.steps += 1
-        tally.drafted += len(tree)
-        tally.accepted += len(path)
         tally.narrow += verdict.narrow
         counts.output_tokens += kept
         counts.narrow_margins += verdict.narrow
-        counts.drafts += 1 if tree.tokens else 0
-        counts.drafted += len(tree)
-        counts.accepted += len(path)
-        counts.by_position.update(range(len(path)))
-        for names in tree.sources:
-            counts.proposed_by_source.update(names)
-        for node in path:
-            counts.accepted_by_source.update(tree.sources[node])
+        if tree.tokens:
+            tally.drafted += len(tree)
+            tally.accepted += len(path)
+            counts.note_draft(tree, path)
         if self.drafting is not None and choice.drafts is not None:
-            self.drafting.credit(choice.drafts, tree, path, verdict.tokens[:kept])
-
-
-def _stretched(works: Sequence[Work]) -> frozenset[int]:
-    leases = (work.chunk.choice.lease for work in works if work.chunk.choice.stretched)
-    return frozenset(lease.slot for lease in leases if lease is not None)
-
-
-def _load(works: Sequence[Work]) -> Load:
-    """What the step carries besides drafting: its forward, and the verification of its nodes."""
-    rows = [len(work.chunk.tokens) + len(work.tree) for work in works]
-    contexts = [work.chunk.choice.lease.committed for work in works if work.chunk.choice.lease]
-    pairs = sum(count * context for count, context in zip(rows, contexts, strict=True))
-    return Load(sum(rows), len(works), float(sum(contexts)), float(pairs))
+            tokens = verdict.tokens[:kept]
+            self.drafting.credit(choice.drafts, tree, path, tokens, guesses=found.tokens)
 
 
 def _failed(choice: Choice, error: str) -> StepOutput:
@@ -282,23 +261,10 @@ def _failed(choice: Choice, error: str) -> StepOutput:
     )
 
 
-def _wanted(works: Sequence[Work]) -> Tensor:
-    """Rows whose logits matter: scored prompt rows, the newest token's, every draft node's."""
-    wanted: list[int] = []
-    start = 0
-    for work in works:
-        end = start + len(work.chunk.tokens) + len(work.tree)
-        wanted += (start + row for row in work.scored())
-        if work.chunk.last:
-            wanted += range(start + len(work.chunk.tokens) - 1, end)
-        start = end
-    return torch.tensor(wanted, dtype=torch.int64)
-
-
 def _committed(work: Work, path: Sequence[int]) -> Committed:
     lease, chain = work.chunk.choice.lease, len(work.chunk.tokens)
     assert lease is not None
-    rows = [*range(chain), *(chain + node for node in path)]
+    rows = [*range(chain), *(chain + node for node in path)] if path else range(chain)
     return Committed(lease, rows, work.chunk.choice.tokens)
 
 
@@ -315,11 +281,11 @@ def _cut(verdict: Verdict, room: int) -> Verdict:
     )
 
 
-def _score_prompt(work: Work, scores: Scores, first: int) -> int:
-    """Note the log-probs that rows ``first`` and on tell of the prompt; the first row after."""
+def _score_prompt(work: Work, scores: Scores, first: int) -> None:
+    """Note the log-probs that rows ``first`` and on tell of the prompt."""
     scored, choice = work.scored(), work.chunk.choice
     if not scored:
-        return first
+        return
     assert choice.lease is not None
     start = choice.lease.committed + 1
     followed = choice.request.prompt[start + scored.start : start + scored.stop]
@@ -327,7 +293,6 @@ def _score_prompt(work: Work, scores: Scores, first: int) -> int:
     choice.prompt_logprobs += _scored(
         scores.logits, rows, followed, choice.request.prompt_logprobs or 0
     )
-    return rows.stop
 
 
 def _prompt_logprobs(choice: Choice) -> tuple[TokenLogprob, ...]:
@@ -336,11 +301,13 @@ def _prompt_logprobs(choice: Choice) -> tuple[TokenLogprob, ...]:
 
 
 def _logprobs(
-    choice: Choice, logits: Tensor, rows: Sequence[int], tokens: Sequence[int]
+    choice: Choice, logits: Tensor, rows: range, decided: Sequence[int], tokens: Sequence[int]
 ) -> tuple[TokenLogprob, ...]:
-    """Log-probs of the emitted tokens, from the target's raw logits."""
+    """Log-probs of the emitted tokens, from the target's raw logits of ``rows``."""
     width = choice.request.top_logprobs
-    return () if width is None else _scored(logits, rows, tokens, width)
+    if width is None:
+        return ()
+    return _scored(logits, [rows[row] for row in decided], tokens, width)
 
 
 def _scored(

@@ -42,12 +42,6 @@ class _Kept(NamedTuple):
 _Filter = Callable[[Logits], _Kept]
 
 
-def greedy_tokens(logits: NDArray[np.float32]) -> Tokens:
-    """Likeliest token of every row [T, V] -> [T]; the lowest id wins a tie."""
-    best: Tokens = logits.argmax(axis=-1)
-    return best
-
-
 def check_sampling(sampling: SamplingParams, *, vocab_size: int) -> None:
     """Refuse parameters that are not finite or out of OpenAI's and vLLM's ranges.
 
@@ -140,7 +134,7 @@ class Processors:
 
     @property
     def plain_greedy(self) -> bool:
-        """Whether a row's argmax is the answer, so that ``greedy_tokens`` of the batch will do."""
+        """Whether a row's argmax is the answer, so that the peaks of a batch will do."""
         return self.sampling.temperature == 0.0 and not self._changes_logits
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
@@ -87,9 +88,9 @@ class ContextRows:
         paged = (shape.layers, pages, page_size, 2 * shape.heads, shape.head_size)
         return rows.view(paged).transpose(0, 1)
 
-    def wipe(self, slot: int) -> None:
-        """Zero a slot, so that nothing in it can reach a neighbour through a masked weight."""
-        self.kv[:, slot] = 0
+    def wipe(self, slot: int, first_row: int = 0) -> None:
+        """Zero a slot from ``first_row``, so that nothing there can be NaN behind a mask."""
+        self.kv[:, slot, first_row:] = 0
 
     def _empty(self, slots: int, capacity: int) -> Tensor:
         # Zeros, not garbage: a masked weight of 0 times a stray NaN would still be NaN. NumPy asks
@@ -125,29 +126,23 @@ class Ragged(NamedTuple):
 
 def ragged(requests: Sequence[Rows], tokens: Sequence[Sequence[int]], capacity: int) -> Ragged:
     """Lay out ``requests``, whose fresh rows carry ``tokens``, for slots of ``capacity`` rows."""
-    flat = [token for own in tokens for token in own]
-    if len(requests) == 1:
-        return _ragged_one(requests[0], flat, capacity)
-    positions = np.concatenate([_positions(request) for request in requests])
-    writes = np.concatenate([_writes(request, capacity) for request in requests])
+    positions: list[int] = []
+    writes: list[int] = []
+    for request in requests:
+        end = request.slot * capacity + request.context + len(request.parents)
+        writes += range(end - request.fresh, end)
+        positions += _positions(request)
+    alone = len(requests) == 1
     return Ragged(
-        tuple(requests), torch.tensor(flat), torch.from_numpy(positions), torch.from_numpy(writes)
+        tuple(requests),
+        torch.tensor(list(itertools.chain.from_iterable(tokens))),
+        torch.tensor(positions),
+        slice(writes[0], writes[-1] + 1) if alone else torch.tensor(writes),
     )
 
 
-def _ragged_one(request: Rows, tokens: list[int], capacity: int) -> Ragged:
-    end = request.slot * capacity + request.context + len(request.parents)
-    positions = torch.from_numpy(_positions(request))
-    return Ragged((request,), torch.tensor(tokens), positions, slice(end - request.fresh, end))
-
-
-def _positions(request: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    stored = len(request.parents)
+def _positions(request: Rows) -> Sequence[int]:
+    stored, start = len(request.parents), request.context
     if chain_length(request.parents) == stored:
-        return np.arange(stored - request.fresh, stored, dtype=np.int64) + request.context
-    return depths(request.parents)[stored - request.fresh :] + request.context
-
-
-def _writes(request: Rows, capacity: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    end = request.slot * capacity + request.context + len(request.parents)
-    return np.arange(end - request.fresh, end, dtype=np.int64)
+        return range(start + stored - request.fresh, start + stored)
+    return [start + depth for depth in depths(request.parents)[stored - request.fresh :].tolist()]

@@ -14,7 +14,8 @@ from verifier.acceptance import ChoiceSampler, Decision, Verdict
 from verifier.errors import VerifierError
 from verifier.margin import NARROW
 from verifier.noise import TargetNoise
-from verifier.processors import Processors, greedy_tokens
+from verifier.peaks import peaks
+from verifier.processors import Processors
 from verifier.request import SamplingParams
 
 DIGEST = b"weights"
@@ -81,15 +82,15 @@ def decode(
     length: int,
     draft: Callable[[int], DraftTree],
     *,
-    with_argmax: bool = False,
+    with_peaks: bool = False,
 ) -> list[Verdict]:
     """The loop of an engine."""
     context, verdicts = prompt, []
     while len(context) - len(prompt) < length:
         tree = draft(len(context) - len(prompt))
         logits = tree_logits(context, tree, vocab)
-        greedy = greedy_tokens(logits) if with_argmax else None
-        verdict = choice.verify(tree, logits, greedy=greedy)
+        found = peaks(logits) if with_peaks else None
+        verdict = choice.verify(tree, logits, peaks=found)
         choice.commit(verdict.tokens)
         context += verdict.tokens
         verdicts.append(verdict)
@@ -124,7 +125,7 @@ def test_any_drafts_leave_every_token_as_the_plain_loop_has_it(
         vocab,
         length,
         draft,
-        with_argmax=bool(drafts % 2),
+        with_peaks=bool(drafts % 2),
     )
     assert emitted(drafted, length) == wanted
 
