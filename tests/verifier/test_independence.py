@@ -158,7 +158,7 @@ def test_a_text_does_not_depend_on_who_is_preempted(
     alone: list[Written],
     company: Callable[[int], list[GenerationRequest]],
 ) -> None:
-    config = EngineConfig(max_running=8, max_waiting=99, page_size=4, pages=60, step_tokens=32)
+    config = EngineConfig(max_running=8, max_waiting=99, page_size=4, pages=40, step_tokens=32)
     engine = Engine({"llama": fragile}, config, extra_sources=adversaries(BROKEN))
     requests = own(watched, alone)
     among = run_among(engine, requests[::-1], company)[::-1]
