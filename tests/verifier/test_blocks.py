@@ -250,6 +250,28 @@ def test_speculation_costs_no_hit_rate(llama: LoadedModel, drive: Any, data: Any
     assert pools[0]._page_of.keys() == pools[1]._page_of.keys()
 
 
+def test_a_draft_evicts_no_prefix_unless_it_is_accepted(llama: LoadedModel, drive: Any) -> None:
+    """Eight pages: five keep a prefix, three are enough for a request, were it not for drafts."""
+    kept, short = PROMPT[:21], PROMPT[30:38]
+    [free] = drive.run(drive.engine(llama), drive.request(short, tokens=2))
+    first, second = drive.tokens(free)
+    wrong = tuple((second + 1 + at) % 300 + 5 for at in range(14))
+    engine = drive.engine(llama, page_size=4, pages=8)
+    drive.run(engine, drive.request(kept, tokens=1))
+    [outputs] = drive.run(
+        engine,
+        drive.request(
+            short,
+            stops=StopRules(max_tokens=16, stop_token_ids=frozenset({second})),
+            references=(Reference("prediction", (first, *wrong)),),
+            speculation=Speculation(mode="fixed", max_nodes=16),
+        ),
+    )
+    assert outputs[-1].receipt.drafted >= 10
+    [again] = drive.run(engine, drive.request(kept, tokens=1))
+    assert again[-1].receipt.cached_prompt_tokens == 20
+
+
 def test_a_page_of_broken_numbers_is_never_saved(make_model: Any, drive: Any) -> None:
     from transformers import LlamaConfig
 
