@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_PADDED_ROWS = 64  # a request with more fresh rows is attended to on its own
 CALL_COST = 4_000  # of one more call, in score elements of one key head; measured on one core
 KEY_COST = 10  # of looking at one key at all, in rows; memory counts when rows are few
 NEAR_ENOUGH = 1.15  # padding everything may cost this much before cuts are looked for
+COARSE, FINE = 64, 16  # keys to which lengths, and their differences, are rounded for the cuts
 
 
 class Extent(NamedTuple):
@@ -26,7 +28,14 @@ def spans(extents: Sequence[Extent], groups: int) -> list[tuple[int, int]]:
     """
     if len(extents) == 1 or _all_together(extents, groups):
         return [(0, len(extents))]
-    return _cheapest(extents, groups)
+    # While requests decode side by side their lengths grow alike, and the cuts stay.
+    shortest = min(extent.length for extent in extents)
+    start = shortest // COARSE * COARSE + FINE
+    rounded = [
+        Extent(slot, rows, start + (length - shortest) // FINE * FINE)
+        for slot, rows, length in extents
+    ]
+    return list(_cheapest(tuple(rounded), groups))
 
 
 def _all_together(extents: Sequence[Extent], groups: int) -> bool:
@@ -38,7 +47,8 @@ def _all_together(extents: Sequence[Extent], groups: int) -> bool:
     return _work(count, widest, longest, groups) <= NEAR_ENOUGH * (apart + CALL_COST)
 
 
-def _cheapest(extents: Sequence[Extent], groups: int) -> list[tuple[int, int]]:
+@lru_cache(maxsize=256)
+def _cheapest(extents: tuple[Extent, ...], groups: int) -> tuple[tuple[int, int], ...]:
     """Cuts of least total cost, by dynamic programming over where the last run begins."""
     costs, starts = [0], [0]  # of the first n extents
     for end in range(1, len(extents) + 1):
@@ -50,7 +60,7 @@ def _cheapest(extents: Sequence[Extent], groups: int) -> list[tuple[int, int]]:
     while end:
         found.append((starts[end], end))
         end = starts[end]
-    return found[::-1]
+    return tuple(found[::-1])
 
 
 def _last_run(

@@ -58,8 +58,7 @@ class ContextRows:
         """Have at least ``slots`` of at least ``capacity`` rows; contents stay."""
         if slots <= self.slots and capacity <= self.capacity:
             return
-        # Growing by a quarter or more keeps the copies rare.
-        new_slots = max(self.slots, slots if slots <= self.slots else slots + slots // 4)
+        new_slots = self.slots if slots <= self.slots else self._rounded(slots)
         new_capacity = self.capacity
         if capacity > self.capacity:
             wanted = max(capacity, self.capacity + self.capacity // 4)
@@ -67,6 +66,11 @@ class ContextRows:
         grown = self._empty(new_slots, new_capacity)
         grown[:, : self.slots, : self.capacity] = self.kv
         self._take(grown)
+
+    def _rounded(self, slots: int) -> int:
+        """Growing by more than is asked keeps the copies rare; a CPU lends untouched memory."""
+        on_cpu = self.shape.device.type == "cpu"
+        return 1 << (slots - 1).bit_length() if on_cpu else slots + slots // 4
 
     def release_all(self) -> None:
         """Give the memory back; every slot's content is lost."""
