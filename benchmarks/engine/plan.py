@@ -31,7 +31,7 @@ class Plan:
     def worker(self, build: Build, *arguments: Any) -> Iterator[Worker]:
         """Where ``build(*arguments)`` is measured."""
         if self.quick:
-            yield LocalWorker(build, *arguments)
+            yield LocalWorker(self.threads, build, *arguments)
             return
         with process_worker(self.threads, build, *arguments) as worker:
             yield worker

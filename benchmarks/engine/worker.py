@@ -41,7 +41,10 @@ class Reply(NamedTuple):
 class LocalWorker:
     """In this very process: quick to start, but memory is everybody's."""
 
-    def __init__(self, build: Build, *arguments: Any) -> None:
+    def __init__(self, threads: int, build: Build, *arguments: Any) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
         self.peaks: dict[str, int] = {}
         self._methods = build(*arguments)
 

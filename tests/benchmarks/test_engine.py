@@ -26,7 +26,6 @@ Results = Mapping[str, Mapping[str, Any]]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Rows of a whole quick run, by name."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("results")
     main(["--quick", "--threads", "1", "--out", str(folder)])
     assert (folder / "engine.md").read_text().count("\n## ") == len(ROWS)
