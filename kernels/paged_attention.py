@@ -176,19 +176,19 @@ def _reference(
         depth = depths(request.parents)
         for row in range(len(request.parents) - request.fresh, len(request.parents)):
             floor = -1 if plan.window is None else request.context + int(depth[row]) - plan.window
-            keys, values = [], []
-            for column in range(max(0, floor + 1), request.context):
-                page = int(context.tables[request.slot, column // size])
-                keys.append(context.keys[page, column % size])
-                values.append(context.values[page, column % size])
+            begin = min(max(0, floor + 1), request.context)
+            columns = torch.arange(begin, request.context, device=q.device)
+            pages = context.tables[request.slot, columns // size].long()
+            path = []
             node = row
             while node >= 0:
                 if request.context + int(depth[node]) > floor:
-                    keys.append(scratch.keys[first + node])
-                    values.append(scratch.values[first + node])
+                    path.append(first + node)
                 node = request.parents[node]
-            key = torch.stack(keys).double().repeat_interleave(plan.groups, dim=1)
-            value = torch.stack(values).double().repeat_interleave(plan.groups, dim=1)
+            keys = torch.cat([context.keys[pages, columns % size], scratch.keys[path]])
+            values = torch.cat([context.values[pages, columns % size], scratch.values[path]])
+            key = keys.double().repeat_interleave(plan.groups, dim=1)
+            value = values.double().repeat_interleave(plan.groups, dim=1)
             scores = torch.einsum("hd,khd->hk", q[len(outs)].double(), key) * factor
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
