@@ -216,6 +216,7 @@ class Scheduler:
         """Keys of a text that grew beyond the rotary switch are computed anew, once."""
         for choice in list(self.running):
             if choice.lease is not None and choice.lease.root != choice.page_root:
+                choice.page_names = None
                 self._set_back(choice)
 
     @staticmethod
