@@ -20,7 +20,7 @@ _BRANCHES: Final = 4  # children of one node
 _FRONTIER: Final = 4  # nodes of one level that are expanded where nobody counts the cost
 _GREEDY_WIDTH: Final = 8  # tokens asked of the model for each node at temperature 0
 _SAMPLED_WIDTH: Final = 48  # and above it, where noise may lift an unlikely token
-MAX_LEVELS: Final = 24
+MAX_LEVELS: Final = 16
 """Forwards of the draft model for one draft."""
 _LEAST_REACH: Final = 0.05
 _LEAST_CHILD: Final = 0.01  # reach of a child, beside the best one, that is still worth a node
