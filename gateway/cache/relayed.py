@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from gateway.errors import GatewayError, StoreUnavailable
 from gateway.generation import AnswerEvent, Delta, Finished, Json, Started, Usage
@@ -57,8 +57,10 @@ class Batch(NamedTuple):
         """
         try:
             kind, told = json.loads(payload or b"")
+            if kind not in get_args(Kind):
+                raise ValueError(f"got {str(kind)[:16]!r}; expected one of {get_args(Kind)}")
             return cls(kind, tuple(_event(which, fields) for which, fields in told))
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise Lost(f"the leader wrote what cannot be read: {error!r}") from None
 
 

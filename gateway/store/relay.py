@@ -12,6 +12,8 @@ from redis.exceptions import ResponseError
 from gateway.errors import StoreUnavailable
 from gateway.store.lane import Lane, Limits
 
+FORMAT = 1
+"""Of claims and entries; raised whenever replicas of two versions would not understand each other."""
 ATTEMPTS = 4
 """How often a generation may change hands; whoever wants it after that is on its own."""
 
@@ -158,7 +160,7 @@ def _check_written(answers: list[Any]) -> None:
 
 
 def _key(name: str) -> str:
-    return f"spillway:sf:{{{hashlib.sha256(name.encode()).hexdigest()}}}"
+    return f"spillway:sf:{FORMAT}:{{{hashlib.sha256(name.encode()).hexdigest()}}}"
 
 
 def _lease(key: str, attempt: int) -> str:

@@ -402,7 +402,7 @@ async def test_a_stream_that_holds_garbage_is_left_and_the_answer_continued(
     follower = other.cascade.answer(river())
     await asyncio.sleep(0.06)
     seen = [await asyncio.wait_for(anext(follower), 5) for _ in range(2)]
-    keys = [key async for key in other.store._read.client.scan_iter(match="spillway:sf:*:1:*")]
+    keys = [key async for key in other.store._read.client.scan_iter(match="spillway:sf:1:*:1:*")]
     stream = next(key.decode() for key in keys if not key.endswith(b":want"))
     redis_server.command("DEL", stream)
     if garbage == "overwritten":

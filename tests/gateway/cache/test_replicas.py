@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,22 @@ async def test_sixty_four_equal_requests_over_two_processes_are_generated_once(p
 
 async def test_a_leader_killed_at_a_random_moment_breaks_no_follower(pair: Pair) -> None:
     await trials(pair, 2, seed=5)
+
+
+async def test_a_leader_that_was_asleep_hurts_nobody_when_it_wakes(pair: Pair) -> None:
+    leader, other = pair.replicas
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as http:
+        led = asyncio.create_task(stream(http, leader.port, "asleep"))
+        while not pair.generations("asleep"):  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        followers = [asyncio.create_task(stream(http, other.port, "asleep")) for _ in range(3)]
+        await asyncio.sleep(WORDS * PAUSE_S / 2)
+        leader.process.send_signal(signal.SIGSTOP)
+        assert set(await asyncio.gather(*followers)) == {whole("asleep")}
+        leader.process.send_signal(signal.SIGCONT)
+        assert await led == whole("asleep")
+        assert await stream(http, leader.port, "asleep") == whole("asleep")
+    assert pair.generations("asleep") == 2
 
 
 @pytest.mark.full
