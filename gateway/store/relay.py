@@ -13,7 +13,7 @@ from gateway.errors import StoreUnavailable
 from gateway.store.lane import Lane, Limits
 
 FORMAT = 1
-"""Of claims and entries; raised whenever replicas of two versions would not understand each other."""
+"""Of claims and entries; raised when replicas of two versions would not understand each other."""
 ATTEMPTS = 4
 """How often a generation may change hands; whoever wants it after that is on its own."""
 
