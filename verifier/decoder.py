@@ -17,6 +17,7 @@ from drafting.tree import DraftTree
 from verifier.acceptance import Verdict
 from verifier.cache import Committed, KeyValueCache
 from verifier.choice import Choice, Counts
+from verifier.errors import VerifierError
 from verifier.loading import LoadedModel
 from verifier.peaks import Peaks, peaks
 from verifier.request import StepOutput, TokenLogprob
@@ -167,7 +168,10 @@ class Decoder:
             return self._scored_only(work, committed)
         found = scores.peaks.rows(rows.start, rows.stop)
         values = scores.values[rows.start : rows.stop]
-        verdict = choice.sampler.verify(work.tree, values, peaks=found)
+        try:
+            verdict = choice.sampler.verify(work.tree, values, peaks=found)
+        except VerifierError as error:  # its own doing: nobody else's request ends for it
+            return _failed(choice, str(error))
         if verdict.path:
             verdict = _cut(verdict, self._room(work.chunk))
         prompt_logprobs = _prompt_logprobs(choice)

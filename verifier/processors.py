@@ -194,6 +194,8 @@ class Processors:
         if len(tokens) < len(logits):
             _refuse_nan(logits)
             logits = logits[tokens]
+        if not len(tokens):
+            raise VerifierError("every token is ruled out; expected one that may follow")
         for keep in self._filters:
             kept = keep(logits)
             boundary = min(boundary, kept.boundary)

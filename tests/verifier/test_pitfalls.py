@@ -227,6 +227,23 @@ def test_tokens_of_a_padded_vocabulary_may_come_out_and_break_nothing(
     assert found.tokens == plain.tokens and found.ending == plain.ending
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_request_that_cannot_be_decided_ends_alone(
+    llama: LoadedModel, drive: Any, temperature: float
+) -> None:
+    """Every token is an end, and none may come yet: that is nobody else's affair."""
+    engine = armed(llama)
+    alone = ask(drive, engine, name="alone")
+    banned = frozenset(range(llama.vocab_size))
+    stops = StopRules(max_tokens=9, min_tokens=5, stop_token_ids=banned)
+    bad = drive.request(PROMPT, sampling=replace(HOT, temperature=temperature), stops=stops)
+    good = drive.request(PROMPT, name="good", sampling=HOT)
+    failed, fine = drive.run(engine, bad, good)
+    assert failed[-1].error and "expected" in failed[-1].error
+    assert tuple(drive.tokens(fine)) == alone.tokens
+    assert engine.stats().models["llama"].pages_used == 0
+
+
 # --- Random numbers ------------------------------------------------------------------------------
 
 
@@ -294,7 +311,7 @@ def test_no_source_is_asked_where_nothing_would_be_drafted(llama: LoadedModel, d
     drive.run(engine, drive.request(PROMPT, tokens=1, speculation=Speculation(mode="fixed")))
     assert (source.asked, source.opened) == (0, 0)
     drive.run(engine, drive.request(PROMPT, speculation=Speculation(mode="fixed")))
-    assert source.asked > 10 and source.opened == 1
+    assert source.asked > 0 and source.opened == 1
 
 
 # --- Counting ------------------------------------------------------------------------------------
