@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, Self
 
 from gateway.cascade.answer import Answer, Choice
@@ -12,6 +12,11 @@ from gateway.generation import Json, Usage
 
 LABEL_BYTES = 512
 """No label is longer; so much of a payload is enough to read it."""
+
+
+def fields_of(value: Json) -> dict[str, Json]:
+    """A dataclass as JSON takes it, without copying what is in it."""
+    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 class Label(NamedTuple):
@@ -51,7 +56,7 @@ class Entry:
         """A line with the label, then everything as JSON."""
         label = Label(self.model, self.answer.tier, self.created)
         line = json.dumps(label, separators=(",", ":"), allow_nan=False).encode()
-        body = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
+        body = json.dumps(self, default=fields_of, separators=(",", ":"), allow_nan=False).encode()
         return line + b"\n" + body
 
     @classmethod

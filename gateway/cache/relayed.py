@@ -7,9 +7,10 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from gateway.cache.entry import fields_of
 from gateway.errors import GatewayError, StoreUnavailable
 from gateway.generation import AnswerEvent, Delta, Finished, Json, Started, Usage
 from gateway.store.relay import Claim, Relay
@@ -45,8 +46,9 @@ class Batch(NamedTuple):
 
     def encode(self) -> bytes:
         """As JSON."""
-        told = [[_EVENTS.index(type(event)), asdict(event)] for event in self.events]
-        return json.dumps([self.kind, told], separators=(",", ":"), allow_nan=False).encode()
+        told = [self.kind, [[_EVENTS.index(type(event)), event] for event in self.events]]
+        text = json.dumps(told, default=fields_of, separators=(",", ":"), allow_nan=False)
+        return text.encode()
 
     @classmethod
     def decode(cls, payload: bytes | None) -> Batch:

@@ -90,7 +90,7 @@ class Progress:
         if not self.spoke and event.text:
             self.spoke = True
             self.metrics.first_token(self.tier_of(at), time.monotonic() - self.arrived)
-        return replace(event, choice=at * self.wanted.choices + event.choice)
+        return event if at == 0 else replace(event, choice=at * self.wanted.choices + event.choice)
 
     def tier_of(self, at: int) -> str:
         return self.started[at].tier if at in self.started else "none"

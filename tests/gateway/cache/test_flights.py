@@ -351,7 +351,9 @@ async def test_another_replicas_followers_stream_and_outlive_the_first_client(
     follower = other.cascade.answer(river())
     seen = [await asyncio.wait_for(anext(follower), 5) for _ in range(2)]
     speaker.gate.clear()
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while not any(one.wanted_elsewhere() for one in pair[0].flights._flying.values()):
+            await asyncio.sleep(0.01)
     await leader.aclose()
     speaker.gate.set()
     check_whole([[*seen, *[event async for event in follower]]])
