@@ -46,7 +46,9 @@ async def test_logprobs_and_choices_are_parsed(sdk: openai.AsyncOpenAI) -> None:
 
 
 async def test_a_text_completion_is_parsed(sdk: openai.AsyncOpenAI) -> None:
-    found = await sdk.completions.create(model="large", prompt="the quick", logprobs=2)
+    found = await sdk.completions.create(
+        model="large", prompt="the quick", logprobs=2, extra_body={"ignore_eos": True}
+    )
     assert found.usage is not None
     assert found.usage.completion_tokens == 16
     assert found.choices[0].logprobs is not None
