@@ -29,7 +29,7 @@ def measure(plan: Plan) -> Row:
         )
         found: dict[int, Pairs] = {}
         peaks: dict[str, float] = {}
-        for load in LOADS:
+        for load in plan.some(LOADS):
             unit = mixed[: plan.size(load, 2 if load == LOADS[0] else 3)]
             found[load] = sides.pairs([unit], plan.rounds(50, least=6), warm=[warm])
             peaks |= sides.peaks(f"{{}}, {load}")

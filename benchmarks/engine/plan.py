@@ -44,8 +44,8 @@ class Plan:
         return Rounds(least, most, budget_s * self.patience)
 
     def some(self, choices: Sequence[Choice]) -> Sequence[Choice]:
-        """All of them, or the first two."""
-        return choices[:2] if self.quick else choices
+        """All of them, or the first."""
+        return choices[:1] if self.quick else choices
 
     def size(self, full: int, quick: int) -> int:
         """A count of prompts or tokens."""
