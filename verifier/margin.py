@@ -19,7 +19,7 @@ NARROW_BFLOAT16: Final = 2.0**-6
 """The same for bfloat16, as a share of the likeliest token's logit: two to four of its last places.
 
 Rounding grows with the logits there. Over ten models whose logits reached from 2 to 200, decisions
-fell either way up to a share of 2**-7 (benchmarks/results/certificates.md).
+fell either way up to a share of 0.010 (benchmarks/results/margins.md).
 """
 
 NARROW_FLOAT16: Final = 2.0**-9
