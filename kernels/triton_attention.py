@@ -2,7 +2,7 @@
 
 # mypy: ignore-errors
 # Triton compiles these functions from their source: annotations beyond constexpr, keyword
-# defaults and helpers of Python do not exist in them.
+# defaults and the library of Python do not exist in them.
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ TRITON_MODULES = ("triton_attention", "triton_expansion", "triton_walk", "triton
 def _interpret() -> None:
     """Import our Triton kernels for the interpreter, whoever imported triton before us.
 
-    The choice falls when a function is decorated, so Triton's own helpers, decorated earlier for
+    The choice falls when a function is decorated, so Triton's own functions, decorated earlier for
     the compiler, are wrapped again.
     """
     import_module("triton.experimental.gluon")  # decorates too, and could not at the first launch
