@@ -13,9 +13,9 @@ _EDGES: Final = (0.02, 0.06, 0.15, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99)  # fin
 _MIDDLES: Final = tuple(
     (low + high) / 2 for low, high in zip((0.0, *_EDGES), (*_EDGES, 1.0), strict=True)
 )
-_PRIOR: Final = 4.0  # observations the claim itself is worth
+_PRIOR: Final = 2.0  # observations the claim itself is worth
 _MEMORY: Final = 0.99  # weight left to an observation by the next one of its bucket
-_REQUEST_PRIOR: Final = 3.0  # accepted tokens the common rate is worth against a request's own
+_REQUEST_PRIOR: Final = 2.0  # accepted tokens the common rate is worth against a request's own
 _REQUEST_MEMORY: Final = 0.9
 _SUREST: Final = 0.995  # nothing is certain
 _HIT_RATE: Final = 0.85  # hoped of a draft model before evidence
