@@ -351,8 +351,9 @@ async def test_another_replicas_followers_stream_and_outlive_the_first_client(
     follower = other.cascade.answer(river())
     seen = [await asyncio.wait_for(anext(follower), 5) for _ in range(2)]
     speaker.gate.clear()
+    (flight,) = one.flights._flying.values()
     async with asyncio.timeout(30):
-        while not any(one.wanted_elsewhere() for one in pair[0].flights._flying.values()):
+        while not flight.wanted_elsewhere():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await leader.aclose()
     speaker.gate.set()
