@@ -15,6 +15,7 @@ PACKAGES = {
     "kernels": "Tree attention and its companions. Knows tensors only.",
     "router_model": "Text and numbers in, calibrated probabilities out. No HTTP, no torch.",
     "demo": "The ladder that ships: tasks with known answers, and the code that trains on them.",
+    "benchmarks": "Every figure the documentation states, and the command that measures it.",
 }
 INTRODUCTION = """# Structure
 
