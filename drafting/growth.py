@@ -57,7 +57,11 @@ class Growth:
                 moved.append(self.add(place, token, names, claim))
 
     def add(self, parent: int, token: int, names: frozenset[str], claim: float) -> int:
-        """The node of ``token`` below ``parent``, which from now on ``names`` propose too."""
+        """The node of ``token`` below ``parent``, which from now on ``names`` propose too.
+
+        Claims are probabilities; one that is not a number claims nothing.
+        """
+        claim = min(max(0.0, claim), 1.0)
         node = self.place.get((parent, token))
         if node is None:
             return self._append(parent, token, names, claim)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from drafting.calibration import HitRate, children
-from drafting.cost import StepCost
+from drafting.cost import Load
 from drafting.errors import InvalidControl, UnknownSource
+from drafting.failures import Failures
 from drafting.growth import Growth
 from drafting.merge import likeliest
-from drafting.model_draft import Level, ModelAsk, ModelDrafter, ModelSession, thorough
+from drafting.model_draft import Level, ModelAsk, ModelDrafter, ModelSession, session_of, thorough
 from drafting.planner import Batch, Planner
+from drafting.reading import Behind, share_out
 from drafting.request_drafts import Credit, DraftControl, RequestDrafts
 from drafting.source import DraftRequest, DraftSource
 from drafting.thrift import Thrift, most_gained
@@ -72,11 +74,17 @@ class Drafting:
         self._models = tuple(s for s in sources if isinstance(s, ModelDrafter))
         self._looked_up = frozenset(source.name for source in self._lookups)
         self._lookup_seconds = 0.0  # of one request, at the pace of start
+        self._failures = Failures()
 
     @property
     def names(self) -> frozenset[str]:
         """The configured sources."""
         return frozenset(source.name for source in self._sources)
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """How often each source failed, by name; those that never did are missing."""
+        return self._failures.counts
 
     def check(self, control: DraftControl) -> None:
         """Refuse what cannot be honoured; call it when a request arrives.
@@ -105,7 +113,7 @@ class Drafting:
         wanted = self.names if control.sources is None else control.sources
         sources = [source for source in self._sources if source.name in wanted]
         hits = {model.name: HitRate(model.hits) for model in self._models if model.name in wanted}
-        return RequestDrafts(request, control, sources, hits)
+        return RequestDrafts(request, control, sources, hits, self._failures)
 
     def propose(self, asks: Sequence[Ask], *, other_tokens: int = 0) -> list[DraftTree]:
         """One merged tree for each ask, in order; draft models run once for the whole batch.
@@ -188,11 +196,14 @@ class Drafting:
 
     def _consult(self, draft: _Draft) -> None:
         for source in self._lookups:
-            session = draft.session.session(source)
-            if session is not None:
-                tree = session.propose(draft.context, max_nodes=draft.max_nodes)
-                if tree:
-                    draft.growth.graft(tree, draft.max_depth)
+            try:
+                session = draft.session.session(source)
+                if session is not None:
+                    tree = session.propose(draft.context, max_nodes=draft.max_nodes)
+                    if tree:
+                        draft.growth.graft(tree, draft.max_depth)
+            except Exception:
+                self._failed(source, [draft])
 
     def _lookup_trial(self, drafts: Sequence[_Draft], batch: Batch) -> Growth | None:
         """A tree to verify where none seems to pay, lest that be a mistake for good."""
@@ -206,17 +217,34 @@ class Drafting:
         """Let the draft models add where that is expected to pay; the trial among it, if any."""
         trial = None
         for model in self._models:
-            asks = [self._model_ask(model, draft) for draft in self._hopeful(model, drafts, batch)]
-            if not asks:
-                continue
-            if model.cost is None:
-                model.grow([ask for ask in asks if ask.fixed], thorough)
-                continue
-            thrift = Thrift(self.planner, model.cost, batch)
-            thrift.start([draft.growth.reach for draft in drafts if not draft.fixed])
-            self._grow(model, asks, thrift)
-            trial = thrift.trial.growth if thrift.trial is not None else trial
+            try:
+                trial = self._run_model(model, drafts, batch) or trial
+            except Exception:
+                self._failed(model, drafts)
         return trial
+
+    def _run_model(
+        self, model: ModelDrafter, drafts: Sequence[_Draft], batch: Batch
+    ) -> Growth | None:
+        asks = [self._model_ask(model, draft) for draft in self._hopeful(model, drafts, batch)]
+        if model.cost is None:
+            model.grow(self._up_to_date(model, [ask for ask in asks if ask.fixed]), thorough)
+            return None
+        if not asks:
+            return None
+        thrift = Thrift(self.planner, model.cost, batch)
+        thrift.start([draft.growth.reach for draft in drafts if not draft.fixed])
+        self._grow(model, self._up_to_date(model, asks, thrift.promises), thrift)
+        return thrift.trial.growth if thrift.trial is not None else None
+
+    def _failed(self, source: DraftSource, drafts: Sequence[_Draft]) -> None:
+        """A draft is a guess and may fail: these requests go on without the source.
+
+        A source that fails again and again is left out for everybody.
+        """
+        self._failures.note(source.name)
+        for draft in drafts:
+            draft.session.leave(source)
 
     def _grow(self, model: ModelDrafter, asks: Sequence[ModelAsk], thrift: Thrift) -> None:
         last = self._clock()
@@ -231,35 +259,65 @@ class Drafting:
 
     def _hopeful(self, model: ModelDrafter, drafts: Sequence[_Draft], batch: Batch) -> list[_Draft]:
         """Those that want ``model``, less those for whom it would have too much to read."""
-        able = [draft for draft in drafts if draft.session.session(model) is not None]
-        cost, base = model.cost, self.planner.base_seconds(batch)
-        if cost is None or self.planner.affords_trial(base):
-            return able
-        return [
-            draft
-            for draft in able
-            if draft.fixed
-            or most_gained(
-                draft.session.emitted(draft.context), draft.session.hits[model.name].rate
-            )
-            > cost.added(1, self._unread(model, draft), batch.mean_context) * batch.requests / base
-        ]
+        base = self.planner.base_seconds(batch)
+        trial = model.cost is None or self.planner.affords_trial(base)
+        hopeful = []
+        for draft in drafts:
+            session = _model_session(model, draft)
+            if session is None or not session.follows(draft.context):
+                continue
+            unread = session.unread(draft.context)
+            if trial or draft.fixed or not unread or self._may_pay(model, draft, unread, batch):
+                hopeful.append(draft)
+        return hopeful
 
-    @staticmethod
-    def _unread(model: ModelDrafter, draft: _Draft) -> int:
-        session = draft.session.session(model)
-        assert isinstance(session, ModelSession)
-        return session.pending(draft.context) - 1
+    def _may_pay(self, model: ModelDrafter, draft: _Draft, unread: int, batch: Batch) -> bool:
+        """Whether what drafts may bring at most is worth reading so much."""
+        if model.cost is None:
+            return False
+        rate = draft.session.hits[model.name].rate
+        seconds = model.cost.added(1, unread, batch.mean_context)
+        earned = seconds * batch.requests / self.planner.base_seconds(batch)
+        return most_gained(draft.session.emitted(draft.context), rate) > earned
+
+    def _up_to_date(
+        self,
+        model: ModelDrafter,
+        asks: Sequence[ModelAsk],
+        promises: Callable[[ModelAsk], bool] = lambda ask: True,
+    ) -> list[ModelAsk]:
+        """Those whose texts ``model`` has read, or can in its first forward.
+
+        Of a text that is too long for that it reads a part, where its request promises enough.
+        """
+        unread = [session_of(ask).unread(ask.context) for ask in asks]
+        if sum(unread) <= model.read_rows:
+            return list(asks)
+        behind = [
+            Behind(rows, ask.fixed or promises(ask)) for rows, ask in zip(unread, asks, strict=True)
+        ]
+        turns = share_out(behind, model.read_rows)
+        if turns.chunk is not None:
+            self._read(model, asks[turns.chunk], turns.rows)
+        return [asks[place] for place in turns.ready]
+
+    def _read(self, model: ModelDrafter, ask: ModelAsk, rows: int) -> None:
+        """Read a part of a text, in a forward of its own."""
+        session, started = session_of(ask), self._clock()
+        read = session.read(ask.context, rows)
+        if model.cost is not None:
+            context = float(len(ask.context) - session.unread(ask.context))
+            model.cost.observe(Load(read, 1, context, read * context), self._clock() - started)
 
     def _model_ask(self, model: ModelDrafter, draft: _Draft) -> ModelAsk:
-        session = draft.session.session(model)
+        session = _model_session(model, draft)
         assert session is not None
         return ModelAsk(
             session,
             draft.context,
             draft.max_nodes,
             draft.growth,
-            max_depth=draft.max_depth,
+            max_depth=min(draft.max_depth, session.room(draft.context)),
             ends=draft.session.stop_ids,
             emitted=draft.session.emitted(draft.context),
             hit_rate=draft.session.hits[model.name].rate,
@@ -302,17 +360,10 @@ class Drafting:
             draft.session.note_lookup(fruitful=found, longest_rest=longest)
 
 
-def _may_pay(
-    model: ModelDrafter, cost: StepCost, draft: _Draft, batch: Batch, price: float
-) -> bool:
-    """Whether what ``model`` has yet to read could be worth its ``price``, in tokens a second."""
+def _model_session(model: ModelDrafter, draft: _Draft) -> ModelSession | None:
     session = draft.session.session(model)
-    assert isinstance(session, ModelSession)
-    unread = session.pending(draft.context) - 1
-    if unread == 0:
-        return True
-    gained = most_gained(draft.session.emitted(draft.context), draft.session.hits[model.name].rate)
-    return gained > price * cost.added(1, unread, batch.mean_context)
+    assert session is None or isinstance(session, ModelSession)
+    return session
 
 
 def _able(ask: Ask) -> bool:

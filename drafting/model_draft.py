@@ -13,8 +13,8 @@ from drafting.calibration import HitRate
 from drafting.cost import StepCost
 from drafting.growth import Growth
 from drafting.merge import likeliest
-from drafting.source import Candidates, DraftModel, DraftRequest, DraftSession, NodeQuery
-from drafting.tree import ROOT, DraftTree
+from drafting.source import COLDEST, Candidates, DraftModel, DraftRequest, DraftSession, NodeQuery
+from drafting.tree import EMPTY, ROOT, DraftTree
 
 _BRANCHES: Final = 4  # children of one node
 _FRONTIER: Final = 4  # nodes of one level that are expanded where nobody counts the cost
@@ -22,6 +22,9 @@ _GREEDY_WIDTH: Final = 8  # tokens asked of the model for each node at temperatu
 _SAMPLED_WIDTH: Final = 48  # and above it, where noise may lift an unlikely token
 MAX_LEVELS: Final = 16
 """Forwards of the draft model for one draft."""
+_LARGEST: Final = 4  # times as many nodes as may be verified are proposed, and a level
+READ_ROWS: Final = 256
+"""Rows of texts a draft model reads in one step at most, over all requests."""
 _LEAST_REACH: Final = 0.05
 _LEAST_CHILD: Final = 0.01  # reach of a child, beside the best one, that is still worth a node
 
@@ -86,9 +89,31 @@ class ModelSession:
             self._handle = self._drafter.model.open()
         return self._handle
 
+    def follows(self, context: Sequence[int]) -> bool:
+        """Whether the model has room behind ``context``; once it has not, it forgets it."""
+        if self.room(context) <= 0:
+            self.close()
+        return not self._closed
+
+    def room(self, context: Sequence[int]) -> int:
+        """How deep a draft behind ``context`` may be."""
+        longest = self._drafter.longest
+        return MAX_LEVELS if longest is None else min(longest - len(context), MAX_LEVELS)
+
     def pending(self, context: Sequence[int]) -> int:
         """Rows that bring the model up to the end of ``context``."""
         return max(len(context) - self._read, 1)
+
+    def unread(self, context: Sequence[int]) -> int:
+        """Rows it has to read before that of the newest token."""
+        return self.pending(context) - 1
+
+    def read(self, context: Sequence[int], rows: int) -> int:
+        """Let the model read on, by ``rows`` at most; how many they were."""
+        start, end = self._read, min(self._read + rows, len(context) - 1)
+        self._drafter.model.read(self.handle(), context, end)
+        self._read = end
+        return end - start
 
     def note_read(self, tokens: int) -> None:
         """Learn how much of the text the model has seen, drafts included."""
@@ -96,7 +121,10 @@ class ModelSession:
 
     def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
         """Draft for this request alone."""
-        ask = ModelAsk(self, context, max_nodes, Growth(), ends=self.request.stop_ids)
+        if not self.follows(context):
+            return EMPTY
+        depth, ends = self.room(context), self.request.stop_ids
+        ask = ModelAsk(self, context, max_nodes, Growth(), depth, ends)
         self._drafter.grow([ask], thorough)
         return ask.growth.cut(likeliest(ask.growth.reach, max(max_nodes, 0)))
 
@@ -112,12 +140,24 @@ class ModelDrafter:
     """Source "draft_model"; a batch of requests is drafted with one forward for each tree level."""
 
     def __init__(
-        self, model: DraftModel, *, name: str = "draft_model", cost: StepCost | None = None
+        self,
+        model: DraftModel,
+        *,
+        name: str = "draft_model",
+        cost: StepCost | None = None,
+        longest: int | None = None,
+        read_rows: int = READ_ROWS,
     ) -> None:
-        """``cost``: of the model's forwards; without one it drafts in fixed mode only."""
+        """``cost``: of the model's forwards; without one it drafts in fixed mode only.
+
+        ``longest``: tokens of the longest text the model takes; ``read_rows``: of texts that it
+        may read in one step, over all requests.
+        """
         self.name = name
         self.model = model
         self.cost = cost
+        self.longest = longest
+        self.read_rows = read_rows
         self.hits = HitRate()
         self._names = frozenset((name,))
 
@@ -144,7 +184,7 @@ class ModelDrafter:
     def _expand(self, asks: Sequence[ModelAsk]) -> int:
         """Grow every tree by one level: one forward of the draft model, of so many rows."""
         queries = [_query(ask) for ask in asks]
-        sampled = any(_session(ask).request.noise is not None for ask in asks)
+        sampled = any(session_of(ask).request.noise is not None for ask in asks)
         width = _SAMPLED_WIDTH if sampled else _GREEDY_WIDTH
         answers = self.model.candidates(queries, width=width)
         rows = 0
@@ -158,7 +198,7 @@ class ModelDrafter:
         growth = ask.growth
         ask.expanded.update(ask.frontier)
         deepest = max(growth.depths[node] if node != ROOT else 0 for node in ask.frontier)
-        _session(ask).note_read(len(ask.context) + deepest)
+        session_of(ask).note_read(len(ask.context) + deepest)
         grown: list[int] = []
         for row, parent in enumerate(ask.frontier):
             reach = growth.reached(parent)
@@ -179,10 +219,18 @@ def thorough(asks: Sequence[ModelAsk]) -> Sequence[ModelAsk]:
 def open_shares(ask: ModelAsk) -> dict[int, float]:
     """What might be expanded next, and P(what comes there is not proposed yet) of each node.
 
-    At first all that others proposed, later what the latest level did.
+    At first all that others proposed, later what the latest level did. However little a node may
+    cost, there are never more of them than may be verified, and they end with a tree that is
+    several times as large.
     """
+    if len(ask.growth) >= _LARGEST * ask.max_nodes:
+        return {}
     nodes = ask.grown if ask.expanded else [ROOT, *range(len(ask.growth))]
-    return {node: ask.growth.open_share(node) for node in nodes if ask.expandable(node)}
+    shares = {node: ask.growth.open_share(node) for node in nodes if ask.expandable(node)}
+    if len(shares) <= ask.max_nodes:
+        return shares
+    best = sorted(shares, key=lambda node: (-shares[node], node))
+    return {node: shares[node] for node in best[: ask.max_nodes]}
 
 
 def with_ancestors(ask: ModelAsk, nodes: Sequence[int]) -> list[int]:
@@ -208,20 +256,21 @@ def likely(ask: ModelAsk) -> list[int]:
     return with_ancestors(ask, best[:_FRONTIER])
 
 
-def _session(ask: ModelAsk) -> ModelSession:
+def session_of(ask: ModelAsk) -> ModelSession:
+    """Its session, which this drafter opened."""
     assert isinstance(ask.session, ModelSession)
     return ask.session
 
 
 def _wants(ask: ModelAsk) -> bool:
     wanted = ask.max_nodes > 0 and ask.max_depth > 0 and len(ask.context) > 0
-    return wanted and not _session(ask).closed
+    return wanted and not session_of(ask).closed
 
 
 def _query(ask: ModelAsk) -> NodeQuery:
     growth = ask.growth
     return NodeQuery(
-        _session(ask).handle(),
+        session_of(ask).handle(),
         ask.context,
         tuple(growth.tokens),
         tuple(growth.parents),
@@ -232,19 +281,21 @@ def _query(ask: ModelAsk) -> NodeQuery:
 def _rows(ask: ModelAsk) -> int:
     """Rows of the frontier in the forward, those that bring the model up to date among them."""
     fresh = len(ask.frontier)
-    return fresh if ROOT not in ask.frontier else fresh - 1 + _session(ask).pending(ask.context)
+    return fresh if ROOT not in ask.frontier else fresh - 1 + session_of(ask).pending(ask.context)
 
 
 def _ranked(ask: ModelAsk, answer: Candidates, row: int, parent: int) -> list[tuple[int, float]]:
     """The best next tokens by the target's own rule, and how sure the model is of each."""
-    request = _session(ask).request
+    request = session_of(ask).request
     tokens, logprobs = answer.tokens[row], answer.logprobs[row]
+    if not np.isfinite(logprobs[0]):
+        return []  # what is not a number says nothing
     if request.noise is None:
         best = zip(tokens[:_BRANCHES].tolist(), logprobs[:_BRANCHES].tolist(), strict=True)
         return [(token, exp(logprob)) for token, logprob in best]
     depth = 0 if parent == ROOT else ask.growth.depths[parent]
     noise = request.noise(len(ask.context) + depth, tokens)
-    scores = logprobs / request.temperature + noise
+    scores = logprobs / max(request.temperature, COLDEST) + noise
     order = np.argsort(-scores, kind="stable")[:_BRANCHES]
     weights = np.exp(scores - scores[order[0]])
     claims = weights[order] / weights.sum()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 from drafting.calibration import HitRate, Outlook
 from drafting.errors import InvalidControl
+from drafting.failures import Failures
 from drafting.reference_lookup import ReferenceTracker
 from drafting.source import (
     DraftRequest,
     DraftSession,
     DraftSource,
-    Keeper,
     Watcher,
     keeps,
     watches,
@@ -54,13 +56,17 @@ class RequestDrafts:
         control: DraftControl,
         sources: Sequence[DraftSource],
         hits: Mapping[str, HitRate],
+        failures: Failures | None = None,
     ) -> None:
-        """``hits``: of each draft model in this request, by source name."""
+        """``hits``: of each draft model in this request, by source name; ``failures``: where those
+        of sources are counted.
+        """
         self.control = control
         self.outlook = Outlook()
         self.hits = hits
         self.proposed = EMPTY  # all that was proposed for the running step, verified or not
         self._request = request
+        self._failures = failures or Failures()
         self._sources = sources
         self._sessions: dict[str, DraftSession] = {}
         self._proposed: dict[str, int] = {}
@@ -70,8 +76,8 @@ class RequestDrafts:
             for reference in request.references
             if reference.kind == "prediction"
         ]
-        self._keepers: list[Keeper] = [source for source in sources if keeps(source)]
-        self._watchers: list[Watcher] = []
+        self._keepers = [(source.name, source) for source in sources if keeps(source)]
+        self._watchers: dict[str, Watcher] = {}
         self._output: list[int] = []  # as far as somebody keeps it
         self._rest = 0
         self._fruitless = 0
@@ -120,6 +126,8 @@ class RequestDrafts:
 
     def session(self, source: DraftSource) -> DraftSession | None:
         """This request's session with ``source``, opened at first use; None if it wants none."""
+        if self._failures.final(source.name):
+            return None
         known = self._sessions.get(source.name)
         if known is not None:
             return known
@@ -127,8 +135,17 @@ class RequestDrafts:
             return None
         opened = self._sessions[source.name] = source.open(self._request)
         if watches(opened):
-            self._watchers.append(opened)
+            self._watchers[source.name] = opened
         return opened
+
+    def leave(self, source: DraftSource) -> None:
+        """Go on without ``source``, which failed."""
+        self._sources = [one for one in self._sources if one is not source]
+        self._watchers.pop(source.name, None)
+        session = self._sessions.pop(source.name, None)
+        if session is not None:
+            with suppress(Exception):  # it may fail once more
+                session.close()
 
     def rested(self) -> bool:
         """Whether to look texts up at this step."""
@@ -158,17 +175,18 @@ class RequestDrafts:
 
     def watch(self, tree: DraftTree, guesses: Sequence[int]) -> None:
         """Show those who learn from it what the target guessed at every node."""
-        for watcher in self._watchers:
-            watcher.watch(tree, guesses)
+        for name, watcher in self._watchers.items():
+            self._failures.guard(name, partial(watcher.watch, tree, guesses))
 
     def close(self) -> None:
         """Release every source's state. Calling it twice is harmless."""
         if not self._closed:
-            for keeper in self._keepers:
-                keeper.keep(self._request.owner, self._output)
+            for name, keeper in self._keepers:
+                kept = partial(keeper.keep, self._request.owner, self._output)
+                self._failures.guard(name, kept)
         self._closed = True
-        for session in self._sessions.values():
-            session.close()
+        for name, session in self._sessions.items():
+            self._failures.guard(name, session.close)
         self._sessions.clear()
         self._watchers.clear()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeGuard
+from typing import Final, Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drafting.tree import DraftTree
+
+COLDEST: Final = 1e-9
+"""Temperatures above 0 count as this at least: far below what float32 logits can tell apart."""
 
 ReferenceKind = Literal["prediction", "rejected_answer", "near_hit", "recent_answer"]
 
@@ -71,6 +74,8 @@ class Watcher(Protocol):
 class Keeper(Protocol):
     """A source that keeps finished texts, each for its owner's later requests."""
 
+    name: str
+
     def keep(self, owner: str, output: Sequence[int]) -> None:
         """Keep what a request of ``owner`` was answered."""
         ...
@@ -114,6 +119,10 @@ class DraftModel(Protocol):
 
     def open(self) -> int:
         """Reserve per-request state and return its handle."""
+        ...
+
+    def read(self, handle: int, context: Sequence[int], end: int) -> None:
+        """Take in ``context`` up to ``end``, so that no query has to."""
         ...
 
     def candidates(self, queries: Sequence[NodeQuery], *, width: int) -> Sequence[Candidates]:

@@ -11,9 +11,9 @@ from drafting.model_draft import (
     MAX_LEVELS,
     Level,
     ModelAsk,
-    ModelSession,
     likely,
     open_shares,
+    session_of,
     with_ancestors,
 )
 from drafting.planner import WORTH, Batch, Planner
@@ -73,6 +73,15 @@ class Thrift:
             self._begin(thrifty, free)
         self._begun = True
         return [ask for ask in asks if ask.frontier]
+
+    def promises(self, ask: ModelAsk) -> bool:
+        """Whether drafts for ``ask`` are expected to pay, what has to be read for them included."""
+        bid = self._bid(ask, self._price(self._draft_row + self._verify_row))
+        requests = self._batch.requests
+        level = self._price(self._level_seconds(requests)) / requests
+        return bid is not None and any(
+            net > depth * level for depth, net in enumerate(bid.net[1:], start=1)
+        )
 
     def note(self, level: Level, seconds: float) -> None:
         """Learn what a level has cost, and what it added."""
@@ -146,7 +155,7 @@ class Thrift:
         worth = [n for n, share in shares.items() if share * ask.hit_rate > price]
         worth = worth or [max(shares, key=lambda node: shares[node])]
         frontier = with_ancestors(ask, worth)
-        unread = len(frontier) - len(worth) + _session(ask).pending(ask.context) - 1
+        unread = len(frontier) - len(worth) + session_of(ask).pending(ask.context) - 1
         reading = self._price(self._reading_seconds(unread))
         value, emitted = sum(shares[node] for node in worth), ask.emitted
         net = [
@@ -159,8 +168,8 @@ class Thrift:
         """Now and then draft all the same, where it is cheapest: what was learned may be past."""
         base = self._planner.base_seconds(self._batch)
         level = self._level_seconds(1) + self._draft_row
-        bid = min(bids, key=lambda bid: _session(bid.ask).pending(bid.ask.context))
-        unread = _session(bid.ask).pending(bid.ask.context) - 1
+        bid = min(bids, key=lambda bid: session_of(bid.ask).pending(bid.ask.context))
+        unread = session_of(bid.ask).pending(bid.ask.context) - 1
         # A model that truly costs more than this is of no use, so its trials are for finding out.
         seconds = min(_TRIAL_LEVELS * level + self._reading_seconds(unread), base)
         if self._planner.affords_trial(seconds + self._verify_row):
@@ -206,8 +215,3 @@ def _gains(emitted: int, percent: int) -> tuple[float, ...]:
         value *= percent / 100
         gains.append(gains[-1] + value * emitted / (emitted + depth))
     return tuple(gains)
-
-
-def _session(ask: ModelAsk) -> ModelSession:
-    assert isinstance(ask.session, ModelSession)
-    return ask.session

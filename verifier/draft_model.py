@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from drafting.source import Candidates, NodeQuery
 from drafting.tree import ROOT
@@ -16,6 +17,9 @@ from kernels.commit import Accepted, commit_rows
 from kernels.tree_attention import Rows
 from verifier.network import Network
 from verifier.rows import ContextRows, ragged
+
+MOST_READ: Final = 256
+"""Rows of contexts one forward reads at most; longer ones are read in several."""
 
 
 @dataclass(slots=True)
@@ -45,8 +49,17 @@ class _Fresh(NamedTuple):
 class DraftNetwork:
     """Satisfies ``drafting.source.DraftModel``. Not thread-safe."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(
+        self, network: Network, *, width: int | None = None, vocabulary: int | None = None
+    ) -> None:
+        """``width``: tokens the model has embeddings for; ``vocabulary``: those its target has.
+
+        Models of one tokenizer are padded to different widths. What the other has not is read as
+        token 0, which spoils a guess and no more, and is never proposed.
+        """
         self._network = network
+        self._width = width
+        self._vocabulary = vocabulary
         self._cache = ContextRows(network.cache_shape)
         self._states: dict[int, _State] = {}
         self._free_slots: list[int] = []
@@ -73,30 +86,71 @@ class DraftNetwork:
             self._cache.release_all()
 
     @torch.inference_mode()
+    def read(self, handle: int, context: Sequence[int], end: int) -> None:
+        """Take in ``context`` up to ``end``, in forwards of ``MOST_READ`` rows at most."""
+        state = self._states[handle]
+        self._settle([state], [context])
+        while len(state.tokens) < end:
+            self._read_chunk(state, context, min(end, len(state.tokens) + MOST_READ))
+
+    @torch.inference_mode()
     def candidates(self, queries: Sequence[NodeQuery], *, width: int) -> Sequence[Candidates]:
-        """Answer many requests in one forward; one ``Candidates`` for each query, same order."""
-        self._settle(queries)
+        """Answer many requests in one forward; one ``Candidates`` for each query, same order.
+
+        Contexts of which more than ``MOST_READ`` tokens are missing, all together, take more.
+        """
+        states = [self._states[query.handle] for query in queries]
+        for state, query in zip(states, queries, strict=True):
+            if ROOT in query.nodes and state.context == len(query.context):
+                _begin_again(state)
+        self._settle(states, [query.context for query in queries])
+        self._catch_up(states, queries)
         order = sorted(range(len(queries)), key=lambda at: self._states[queries[at].handle].slot)
         fresh = [self._fresh(queries[at]) for at in order]
         answers = dict(zip(order, self._run(fresh, width), strict=True))
         return [answers[at] for at in range(len(queries))]
 
-    def _settle(self, queries: Sequence[NodeQuery]) -> None:
+    def _settle(self, states: Sequence[_State], contexts: Sequence[Sequence[int]]) -> None:
         """Where a context grew, keep what the rows already know of it."""
         moved: list[Accepted] = []
-        for query in queries:
-            state = self._states[query.handle]
-            if state.context == len(query.context):
+        for state, context in zip(states, contexts, strict=True):
+            if state.context == len(context):
                 continue
-            path = _followed(state, query.context)
+            path = _followed(state, context)
             first = next((n for n, row in enumerate(path) if n != row), len(path))
             if first < len(path):
                 moved.append(Accepted(state.slot, first, [row - first for row in path[first:]]))
-            state.tokens = list(query.context[: len(path)])
+            state.tokens = list(context[: len(path)])
             state.parents = list(range(-1, len(path) - 1))
+            state.context = len(path)
             state.rows = {}
         if moved:
             commit_rows(self._cache.kv, moved)
+
+    def _catch_up(self, states: Sequence[_State], queries: Sequence[NodeQuery]) -> None:
+        """Read until what is missing fits one forward, the longest first."""
+        missing = {
+            place: len(query.context) - state.context
+            for place, (state, query) in enumerate(zip(states, queries, strict=True))
+        }
+        whole = sum(missing.values())
+        for place in sorted(missing, key=missing.__getitem__, reverse=True):
+            if whole <= MOST_READ:
+                return
+            state, context = states[place], queries[place].context
+            while whole > MOST_READ and state.context < len(context) - 1:
+                end = min(len(context) - 1, state.context + MOST_READ)
+                whole -= end - state.context
+                self._read_chunk(state, context, end)
+
+    def _read_chunk(self, state: _State, context: Sequence[int], end: int) -> None:
+        start = len(state.tokens)
+        state.tokens += context[start:end]
+        state.parents += range(start - 1, end - 1)
+        state.context, state.root = end, end - 1
+        rows = Rows(state.slot, start, range(-1, end - start - 1), end - start)
+        last = end - start - 1  # its logits are of no use, but none at all is no forward
+        self._forward([_Fresh(rows, state.tokens[start:], [last])])
 
     def _fresh(self, query: NodeQuery) -> _Fresh:
         state = self._states[query.handle]
@@ -119,8 +173,6 @@ class DraftNetwork:
     def _append_node(self, state: _State, query: NodeQuery, node: int, before: int) -> int:
         """Row of an asked node, computed in this forward."""
         if node == ROOT:
-            if state.root < before:  # known from an earlier forward, but not its logits
-                return _append(state, state.tokens[state.root], state.parents[state.root])
             return state.root
         row = _append(state, query.tree_tokens[node], self._parent_row(state, query, node))
         state.rows[node] = row
@@ -140,25 +192,44 @@ class DraftNetwork:
     def _run(self, fresh: Sequence[_Fresh], width: int) -> list[Candidates]:
         if not fresh:
             return []
+        logits = self._forward(fresh)[:, : self._vocabulary]
+        scores = torch.log_softmax(logits, dim=-1).topk(min(width, logits.shape[1]), dim=-1)
+        tokens, logprobs = scores.indices.cpu(), scores.values.cpu()
+        return _split(tokens.numpy(), logprobs.double().numpy(), fresh)
+
+    def _forward(self, fresh: Sequence[_Fresh]) -> Tensor:
+        """Logits [N, V] of the wanted rows, item by item."""
         longest = max(item.rows.context + len(item.rows.parents) for item in fresh)
         self._cache.ensure(fresh[-1].rows.slot + 1, longest)
         rows = [item.rows for item in fresh]
-        batch = ragged(rows, [item.tokens for item in fresh], self._cache.capacity)
+        batch = ragged(rows, [self._readable(item.tokens) for item in fresh], self._cache.capacity)
         wanted: list[int] = []
         start = 0
         for item in fresh:
             wanted += (start + row for row in item.wanted)
             start += len(item.tokens)
-        logits = self._network.forward(batch, self._cache, torch.tensor(wanted, dtype=torch.int64))
-        scores = torch.log_softmax(logits, dim=-1).topk(min(width, logits.shape[1]), dim=-1)
-        tokens, logprobs = scores.indices.cpu(), scores.values.cpu()
-        return _split(tokens.numpy(), logprobs.double().numpy(), fresh)
+        return self._network.forward(batch, self._cache, torch.tensor(wanted, dtype=torch.int64))
+
+    def _readable(self, tokens: list[int]) -> list[int]:
+        if self._width is None or max(tokens) < self._width:
+            return tokens
+        return [token if token < self._width else 0 for token in tokens]
 
 
 def _append(state: _State, token: int, parent: int) -> int:
     state.tokens.append(token)
     state.parents.append(parent)
     return len(state.tokens) - 1
+
+
+def _begin_again(state: _State) -> None:
+    """Another draft for the same context: the one before goes, so that rows never add up.
+
+    The root goes with it, for its logits are wanted anew.
+    """
+    del state.tokens[state.root :], state.parents[state.root :]
+    state.context, state.root = state.root, -1
+    state.rows = {}
 
 
 def _followed(state: _State, context: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Final, get_args
 
 from drafting.cost import StepCost
 from drafting.lookahead import Lookahead
-from drafting.model_draft import ModelDrafter
+from drafting.model_draft import READ_ROWS, ModelDrafter
 from drafting.recent_answers import RecentAnswers
 from drafting.reference_lookup import ReferenceLookup
 from drafting.source import DraftSource, ReferenceKind
@@ -27,6 +27,7 @@ class Place:
     draft: LoadedModel | None  # the target's draft model, where it has one
     exit_layers: int | None = None  # after which the target may end early
     cost: Callable[[str], StepCost]  # of forwards of a model, by its name
+    read_rows: int = READ_ROWS  # of texts a draft model may read in one step
 
 
 Maker = Callable[[Place], DraftSource | None]
@@ -36,13 +37,20 @@ Maker = Callable[[Place], DraftSource | None]
 def _draft_model(place: Place) -> DraftSource | None:
     if place.draft is None:
         return None
-    return ModelDrafter(DraftNetwork(place.draft.network), cost=place.cost(place.draft.name))
+    draft = place.draft
+    return ModelDrafter(
+        DraftNetwork(draft.network, width=draft.vocab_size, vocabulary=place.target.vocab_size),
+        cost=place.cost(draft.name),
+        longest=min(draft.max_model_len, draft.rotary_switch or draft.max_model_len),
+        read_rows=place.read_rows,
+    )
 
 
 def _early_exit(place: Place) -> DraftSource | None:
     if place.exit_layers is None:
         return None
-    return early_exit(place.target, place.exit_layers, place.cost(place.target.name))
+    cost = place.cost(place.target.name)
+    return early_exit(place.target, place.exit_layers, cost, read_rows=place.read_rows)
 
 
 def _references(kind: ReferenceKind) -> Maker:

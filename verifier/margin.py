@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-COLDEST: Final = 1e-9
-"""Temperatures above 0 count as this at least: far below what float32 logits can tell apart."""
+from drafting.source import COLDEST
 
 NARROW_FLOAT32: Final = 1e-4
 """Below this, batch and tree shape may change a float32 decision (design: verification)."""

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drafting.source import COLDEST
 from verifier.errors import RequestRefused, VerifierError
-from verifier.margin import COLDEST
 from verifier.request import SamplingParams
 
 Tokens = NDArray[np.int64]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from drafting.cost import StepCost
 from drafting.mix import Drafting
+from drafting.model_draft import READ_ROWS
 from drafting.planner import Planner
 from drafting.source import DraftSource
 from verifier.block_courier import Blocks
@@ -102,6 +103,7 @@ def _drafting(
         draft=models[draft] if draft is not None else None,
         exit_layers=config.exit_layers.get(name),
         cost=costs.of,
+        read_rows=config.step_tokens or READ_ROWS,
     )
     sources = [source for wanted in config.sources for source in make_source(wanted, place)]
     planner = Planner(cost, max_nodes=config.max_nodes)

@@ -25,6 +25,8 @@ class TableModel:
         self.live: set[int] = set()
         self.opened = 0
         self.forwards: list[list[NodeQuery]] = []
+        self.known: dict[int, int] = {}  # tokens read, by handle
+        self.reads: list[int] = []  # rows of texts that each forward reads
 
     def open(self) -> int:
         self.opened += 1
@@ -38,8 +40,16 @@ class TableModel:
         logits = np.random.default_rng(last).normal(0, self.scale, self.vocab)
         return logits - np.log(np.exp(logits).sum())
 
+    def read(self, handle: int, context: Sequence[int], end: int) -> None:
+        assert handle in self.live
+        self.reads.append(max(end - self.known.get(handle, 0), 0))
+        self.known[handle] = end
+
     def candidates(self, queries: Sequence[NodeQuery], *, width: int) -> list[Candidates]:
         self.forwards.append(list(queries))
+        ends = {query.handle: len(query.context) - 1 for query in queries}
+        self.reads.append(sum(max(n - self.known.get(h, 0), 0) for h, n in ends.items()))
+        self.known |= ends
         return [self._answer(query, width) for query in queries]
 
     def _answer(self, query: NodeQuery, width: int) -> Candidates:
@@ -113,6 +123,12 @@ class Machine:
 
     def close(self, handle: int) -> None:
         pass
+
+    def read(self, handle, context, end):
+        self.forwards += 1
+        rows = end - self._read.get(handle, 0)
+        self.now += self.busy * self.DRAFT(rows, 1)
+        self._read[handle] = end
 
     def candidates(self, queries, *, width):
         self.forwards += 1

@@ -241,3 +241,63 @@ def test_closing_frees_the_draft_model_and_ends_proposals(table_model):
     session.close()
     assert not table_model.live
     assert mix.propose([ask(session)]) == [EMPTY]
+
+
+class Faulty:
+    """A source that fails at whatever it is told to."""
+
+    name = "faulty"
+
+    def __init__(self, at):
+        self.at, self.calls = at, 0
+
+    def _fail(self, at):
+        self.calls += 1
+        if at == self.at:
+            raise RuntimeError(f"no {at}")
+
+    def open(self, request):
+        self._fail("open")
+        return self
+
+    def propose(self, context, *, max_nodes):
+        self._fail("propose")
+        return EMPTY
+
+    def watch(self, tree, guesses):
+        self._fail("watch")
+
+    def keep(self, owner, output):
+        self._fail("keep")
+
+    def close(self):
+        self._fail("close")
+
+
+@pytest.mark.parametrize("at", ["open", "propose", "watch", "keep", "close"])
+def test_a_source_that_fails_costs_its_drafts_and_nothing_else(at):
+    faulty = Faulty(at)
+    mix = Drafting([PromptLookup(), faulty], Planner(CHEAP), clock=lambda: 0.0)
+    for _ in range(5):
+        session = mix.open(request(), FIXED)
+        (tree,) = mix.propose([ask(session)])
+        assert tree.tokens[:2] == (4, 5)
+        mix.credit(session, tree, [0, 1], [4, 5, 9], guesses=[4, 5, 9, *[0] * (len(tree) - 2)])
+        session.close()
+    assert set(mix.failures) == {"faulty"}
+    assert 1 <= mix.failures["faulty"] <= 5
+    calls = faulty.calls
+    if at in ("open", "propose"):
+        mix.propose([ask(mix.open(request(), FIXED))])
+        assert faulty.calls == calls  # given up
+
+
+def test_a_draft_model_that_fails_is_given_up_and_frees_its_state(table_model):
+    mix = drafting(model=table_model)
+    table_model.candidates = None
+    for _ in range(5):
+        session = mix.open(request((4, 5, 6)), FIXED)
+        (tree,) = mix.propose([ask(session)])
+        assert tree.tokens[:3] == (4, 5, 6)
+        assert not table_model.live
+    assert mix.failures == {"draft_model": 3}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from drafting.growth import Growth
 from drafting.merge import chain, path_probs
@@ -137,3 +139,32 @@ def test_the_models_state_is_reserved_at_the_first_draft_and_freed_at_the_end(ta
     assert len(table_model.live) == 1
     session.close()
     assert not table_model.live
+
+
+class _Unsound:
+    """A draft model whose scores are not numbers."""
+
+    def __init__(self, inner) -> None:
+        self._inner = inner
+        self.open, self.close = inner.open, inner.close
+
+    def candidates(self, queries, *, width):
+        answers = self._inner.candidates(queries, width=width)
+        return [replace(answer, logprobs=answer.logprobs * np.nan) for answer in answers]
+
+
+def test_scores_that_are_no_numbers_draft_nothing(table_model, noise):
+    for request in (GREEDY, DraftRequest(prompt=(1,), temperature=0.7, noise=noise)):
+        session = ModelDrafter(_Unsound(table_model)).open(request)
+        assert len(session.propose([1], max_nodes=16)) == 0
+    assert len(table_model.forwards) == 2
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-12])
+def test_the_coldest_temperatures_draft_as_greedily_as_can_be(sure_model, noise, temperature):
+    cold = DraftRequest(prompt=(1,), temperature=temperature, noise=noise)
+    tree = ModelDrafter(sure_model).open(cold).propose([1], max_nodes=16)
+    plain = ModelDrafter(sure_model).open(GREEDY).propose([1], max_nodes=16)
+    assert all(0.0 <= claim <= 1.0 for claim in tree.confidence)
+    assert top_chain(tree)[:3] == top_chain(plain)[:3]
+    assert len(sure_model.forwards) <= 2 * MAX_LEVELS

@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from drafting.source import Candidates, NodeQuery
 from drafting.tree import ROOT
-from verifier.draft_model import DraftNetwork
+from verifier.draft_model import MOST_READ, DraftNetwork
 from verifier.loading import LoadedModel
+from verifier.network import Network
+from verifier.rows import CacheShape, ContextRows, Ragged
 
 TOKENS = st.integers(3, 319)
 
@@ -115,6 +117,89 @@ def test_asking_for_the_same_node_twice_gives_the_same_answer(llama: LoadedModel
     first, second = (model.candidates([query], width=4)[0] for _ in range(2))
     np.testing.assert_array_equal(first.tokens, second.tokens)
     np.testing.assert_allclose(first.logprobs, second.logprobs, atol=1e-4)
+
+
+class Counted:
+    """A network that notes the rows of each forward, and the rows each request holds."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.fresh: list[int] = []
+        self.held: list[int] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self._network.device
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        return self._network.cache_shape
+
+    def forward(
+        self, batch: Ragged, cache: ContextRows, wanted: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        self.fresh.append(len(batch.tokens))
+        self.held.append(max(one.context + len(one.parents) for one in batch.requests))
+        return self._network.forward(batch, cache, wanted)
+
+
+def asked(handle: int, context: list[int]) -> NodeQuery:
+    return NodeQuery(handle, context, (), (), (ROOT,))
+
+
+def test_long_contexts_are_read_in_forwards_of_bounded_size(
+    llama: LoadedModel, llama_path: Path
+) -> None:
+    network = Counted(llama.network)
+    model = DraftNetwork(network)
+    contexts = [[5 + (n * n + place) % 300 for n in range(240)] for place in range(4)]
+    queries = [asked(model.open(), context) for context in contexts]
+    answers = model.candidates(queries, width=3)
+    assert max(network.fresh) <= MOST_READ
+    assert sum(network.fresh) == 4 * 240  # every token once
+    for answer, context in zip(answers, contexts, strict=True):
+        check(answer, 0, llama_path, context)
+
+
+@settings(deadline=None, max_examples=10)
+@given(ends=st.lists(st.integers(1, 120), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_a_context_read_in_parts_is_as_one_read_at_once(
+    llama: LoadedModel, llama_path: Path, ends: list[int], seed: int
+) -> None:
+    network = Counted(llama.network)
+    model = DraftNetwork(network)
+    handle, context = model.open(), [5 + (n * n + seed) % 300 for n in range(121)]
+    for end in sorted(ends):
+        model.read(handle, context, end)
+    [answer] = model.candidates([asked(handle, context)], width=3)
+    check(answer, 0, llama_path, context)
+    assert sum(network.fresh) <= 121 + len(set(ends))  # the newest row may be read again
+
+
+def test_rows_do_not_add_up_over_drafts_for_one_context(
+    llama: LoadedModel, llama_path: Path
+) -> None:
+    network = Counted(llama.network)
+    model = DraftNetwork(network)
+    handle, context = model.open(), list(range(5, 25))
+    for _ in range(30):
+        [root] = model.candidates([asked(handle, context)], width=3)
+        check(root, 0, llama_path, context)
+        below = NodeQuery(handle, context, (9, 10), (ROOT, ROOT), (0, 1))
+        [answer] = model.candidates([below], width=3)
+        check(answer, 1, llama_path, [*context, 10])
+    assert max(network.held) <= len(context) + 2
+
+
+def test_tokens_that_only_one_of_two_models_has_are_no_error(llama: LoadedModel) -> None:
+    model = DraftNetwork(llama.network, width=100, vocabulary=50)
+    context = [5, 6, 310, 7]
+    query = NodeQuery(model.open(), context, (305,), (ROOT,), (ROOT, 0))
+    [answer] = model.candidates([query], width=60)
+    assert answer.tokens.shape == (2, 50)
+    assert answer.tokens.max() < 50
+    [other] = model.candidates([asked(model.open(), [5, 6, 0, 7])], width=60)
+    np.testing.assert_array_equal(answer.tokens[0], other.tokens[0])
 
 
 def test_a_freed_slot_is_used_again(llama: LoadedModel) -> None:
