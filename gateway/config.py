@@ -164,8 +164,11 @@ class EngineConfig(_Section):
     order: Literal["first_come", "shortest"] = "first_come"  # who is served first
     block_store: str | None = None  # where full pages outlive the engine: "memory" or a Redis URL
     block_store_ttl_s: Annotated[float, Field(gt=0, le=31 * 86_400)] = 86_400.0
-    block_store_bytes: Count = 256 * 1024 * 1024  # of "memory"
+    block_store_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024  # in memory, before Redis
+    block_store_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of these, for one tenant
     block_wait_s: Seconds = 0.1  # what a request waits for pages of the store at most
+    block_fetch: Literal["auto", "always"] = "auto"  # auto: where that is faster than computing
+    block_audit_every: Annotated[int, Field(ge=0)] = 1024  # fetched pages to one computed again
     speculation: bool = True
     sources: tuple[str, ...] | None = None  # who may draft, by name; None: everyone
     max_nodes: Count = 32  # draft nodes of one request and step

@@ -37,7 +37,8 @@ class Committed(NamedTuple):
 class KeyValueCache:
     """Hands out leases. Slots of open leases are always 0, 1, 2 and so on without a gap.
 
-    ``published`` hears of every page that is named for the first time; it must copy what it keeps.
+    ``published`` hears of every page that is named for the first time, and of the root of its
+    chain; it must copy what it keeps.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class KeyValueCache:
         *,
         pages: int,
         page_size: int,
-        published: Callable[[bytes, Tensor], None] | None = None,
+        published: Callable[[bytes, Tensor, bytes], None] | None = None,
     ) -> None:
         self._published = published
         self.page_size = page_size
@@ -130,7 +131,7 @@ class KeyValueCache:
             name = page_hash(previous, tokens[index * size : (index + 1) * size])
             lease.hashes.append(name)
             if self.pool.publish(page, name) and self._published is not None:
-                self._published(name, self._store[page])
+                self._published(name, self._store[page], lease.root)
 
     def _adopt(self, lease: Lease, name: bytes, restored: Mapping[bytes, Tensor]) -> list[int]:
         """A page filled from ``restored``; none if it is not there or finds no room."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from drafting.mix import RequestDrafts
 from drafting.tree import DraftTree
 from verifier.acceptance import ChoiceSampler
-from verifier.block_courier import Fetch
+from verifier.block_fetch import Fetch
 from verifier.cache import Lease
 from verifier.output import Output
 from verifier.request import DecodeReceipt, GenerationRequest, SourceCount, TokenLogprob

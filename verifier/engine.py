@@ -9,11 +9,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from drafting.source import DraftSource
-from verifier.block_courier import Blocks
+from verifier.block_courier import BlockCourier, BlockPolicy
 from verifier.blocks import BlockStore
 from verifier.calibration import MachineCosts
 from verifier.choice import Choice
@@ -22,7 +23,7 @@ from verifier.intake import Intake
 from verifier.loading import LoadedModel
 from verifier.request import GenerationRequest, SourceCount, StepOutput
 from verifier.scheduler import AGEING, Order
-from verifier.setup import build_decoder
+from verifier.setup import Blocks, build_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ class EngineConfig:
     step_tokens: int | None = 256  # tokens of prompts in one forward; None: whole prompts at once
     order: Order = "first_come"
     ageing: float = AGEING  # see the scheduler
-    block_wait_s: float = 0.1  # what a request waits for pages of a block store at most
+    block_policy: BlockPolicy = field(default_factory=BlockPolicy)  # how a block store is used
+    block_secret: bytes = field(default=b"", repr=False)  # of the MACs of its values
     max_nodes: int = 32  # draft nodes of one request and step
     speculation: bool = True
     sources: tuple[str, ...] = DEFAULT_SOURCES  # by name, for every model
@@ -71,6 +73,9 @@ class ModelStats:
     prefix_hit_tokens: int = 0
     block_hit_tokens: int = 0  # of them from the block store
     blocks: Mapping[str, int] = field(default_factory=dict)  # pages by what became of them
+    blocks_off: bool = False  # the block store, as one of its pages was wrong
+    block_fetch_s: float = 0.0  # to fetch one page more; 0 as long as it is not known
+    block_compute_s: float = 0.0  # to compute one page
     preemptions: int = 0
     drafts: int = 0  # verifications that carried a draft
     drafted: int = 0
@@ -115,7 +120,7 @@ class Engine:
         self._blocks = blocks
         kept = None
         if blocks is not None:
-            kept = Blocks(blocks, self.config.block_wait_s, self._news.set)
+            kept = Blocks(blocks, self._news.set)
         self._decoders = {
             name: build_decoder(name, models, self.config, costs, extra_sources, kept)
             for name in models
@@ -206,7 +211,7 @@ class Engine:
         """With nothing to run but requests whose pages are on their way, sleep until some come."""
         schedulers = [decoder.scheduler for decoder in self._decoders.values()]
         if any(one.waiting for one in schedulers) and not any(one.running for one in schedulers):
-            self._news.wait(self.config.block_wait_s)
+            self._news.wait(min(one.next_arrival_s() for one in schedulers if one.waiting))
 
     def _step(self, name: str) -> list[StepOutput]:
         decoder = self._decoders[name]
@@ -276,7 +281,7 @@ class Engine:
             output_tokens=counts.output_tokens,
             prefix_hit_tokens=counts.prefix_hit_tokens,
             block_hit_tokens=counts.block_hit_tokens,
-            blocks=dict(scheduler.courier.counts) if scheduler.courier else {},
+            **(_of_blocks(scheduler.courier) if scheduler.courier else {}),
             preemptions=counts.preemptions,
             drafts=counts.drafts,
             drafted=counts.drafted,
@@ -292,3 +297,13 @@ class Engine:
             step_seconds=counts.step_seconds,
             forward_seconds=counts.forward_seconds,
         )
+
+
+def _of_blocks(courier: BlockCourier) -> dict[str, Any]:
+    rates = courier.rates
+    return {
+        "blocks": dict(courier.counts),
+        "blocks_off": courier.off,
+        "block_fetch_s": rates.page_s or rates.first_s or 0.0,
+        "block_compute_s": rates.compute_s(1) or 0.0,
+    }

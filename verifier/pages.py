@@ -111,6 +111,13 @@ class PagePool:
         self._hash_of[page] = name
         return True
 
+    def forget(self) -> None:
+        """Take all names back: nothing computed so far is shared with anybody new."""
+        self._free += self._kept
+        self._kept.clear()
+        self._page_of.clear()
+        self._hash_of.clear()
+
     def _take_one(self) -> int:
         if self._free:
             page = self._free.pop()

@@ -10,7 +10,8 @@ from typing import Final, Literal, NamedTuple
 
 from torch import Tensor
 
-from verifier.block_courier import BlockCourier, Fetch
+from verifier.block_courier import BlockCourier
+from verifier.block_fetch import Fetch
 from verifier.cache import KeyValueCache
 from verifier.choice import Choice, Counts, Key
 from verifier.pages import OutOfPages
@@ -62,6 +63,9 @@ class Scheduler:
         self._order = order
         self._ageing = ageing
         self._clock = clock
+        self._prompt_tokens = 0  # of the latest step
+        self._seconds = 0.0  # that steps had taken before it
+        self._distrusted = False  # the courier's store
 
     def enqueue(self, choice: Choice) -> None:
         """Let a choice wait for its turn."""
@@ -69,6 +73,8 @@ class Scheduler:
 
     def chunks(self) -> list[Chunk]:
         """Admit, then share the step's tokens out: one to each decoding choice, prompts after."""
+        if self.courier is not None:
+            self._attend(self.courier)
         self._set_back_switched()
         self._admit()
         planned: list[Chunk] = []
@@ -80,7 +86,15 @@ class Scheduler:
             if size > 0 and self._reserve(choice, size):
                 budget -= 0 if choice.decoding else size
                 planned.append(self._chunk(choice, size))
-        return [chunk for chunk in planned if chunk.choice.lease is not None]
+        planned = [chunk for chunk in planned if chunk.choice.lease is not None]
+        prompts = (len(chunk.tokens) for chunk in planned if not chunk.choice.decoding)
+        self._prompt_tokens = sum(prompts)
+        return planned
+
+    def next_arrival_s(self) -> float:
+        """Seconds until no waiting choice waits for stored pages any more, at the soonest."""
+        waits = (choice.fetch.left_s for choice in self.waiting if choice.fetch is not None)
+        return max(0.0, min(waits, default=0.0))
 
     def finish(self, choice: Choice) -> None:
         """Free everything a choice holds, wherever it is."""
@@ -127,6 +141,17 @@ class Scheduler:
         scores = choice.request.prompt_logprobs is not None
         return min(size, _LARGEST_SCORED) if scores else size
 
+    def _attend(self, courier: BlockCourier) -> None:
+        """Say what the prompts of the latest step took; once the store has lied, begin anew."""
+        spent = self._counts.step_seconds
+        courier.rates.computed(self._prompt_tokens, spent - self._seconds)
+        self._seconds = spent
+        if courier.off and not self._distrusted:
+            self._distrusted = True
+            for choice in list(self.running):
+                self._set_back(choice)
+            self.cache.pool.forget()
+
     def _admit(self) -> None:
         """Who waits for pages, stored or being computed, lets others pass until they are there."""
         for choice in list(self._ready_to_run()):
@@ -142,18 +167,22 @@ class Scheduler:
     def _ready_to_run(self) -> Iterator[Choice]:
         if self.courier is None or len(self.running) >= self._max_running:
             return iter(self.waiting)
-        ahead = self._max_running - len(self.running) + _LOOK_AHEAD
-        for choice in self.waiting[:ahead]:
+        soon = self._max_running - len(self.running) + _LOOK_AHEAD
+        ahead = sum(one.pending for one in self.running if not one.decoding)
+        for choice in self.waiting[:soon]:
             if choice.fetch is None and choice.tally.admitted is None:
-                choice.fetch = self._fetch(self.courier, self._missing(choice))
+                choice.fetch = self._fetch(self.courier, choice, ahead)
+            if choice.fetch is None or choice.fetch.done:
+                ahead += choice.pending
         return (one for one in self.waiting if one.fetch is None or one.fetch.ready())
 
-    def _fetch(self, courier: BlockCourier, names: list[bytes]) -> Fetch | None:
+    def _fetch(self, courier: BlockCourier, choice: Choice, ahead: int) -> Fetch | None:
         """One for all that begin alike; they share its pages once the first of them runs."""
+        names = self._missing(choice)
         for other in self.waiting if names else ():
             if other.fetch is not None and other.fetch.names[:1] == tuple(names[:1]):
                 return other.fetch
-        return courier.fetch(names) if names else None
+        return courier.fetch(names, choice.page_root, ahead) if names else None
 
     def _prefix_is_coming(self, choice: Choice) -> bool:
         """Whether a running choice is just computing pages that this one would compute again."""

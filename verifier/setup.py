@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from drafting.cost import StepCost
 from drafting.mix import Drafting
 from drafting.model_draft import READ_ROWS
 from drafting.planner import Planner
 from drafting.source import DraftSource
-from verifier.block_courier import Blocks
+from verifier.block_courier import BlockCourier
+from verifier.block_format import BlockFormat
+from verifier.block_rates import BlockRates
+from verifier.blocks import BlockStore
 from verifier.cache import KeyValueCache
 from verifier.calibration import MachineCosts
 from verifier.choice import Counts
@@ -23,6 +26,16 @@ from verifier.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from verifier.engine import EngineConfig
+
+
+_STEP_TOKENS = 256  # of a prompt, from whose cost the first guess of a token's is made
+
+
+class Blocks(NamedTuple):
+    """A block store, and who is to hear that pages have come from it."""
+
+    store: BlockStore
+    arrived: Callable[[], None]
 
 
 def build_decoder(
@@ -43,7 +56,8 @@ def build_decoder(
     pages = _pages(model, config)
     _check_memory(model, pages * config.page_size)
     shape = model.network.cache_shape
-    courier = blocks.courier(model.fingerprint, shape, config.page_size) if blocks else None
+    cost = costs.of(name)
+    courier = _courier(model, config, blocks, cost) if blocks else None
     cache = KeyValueCache(
         shape,
         pages=pages,
@@ -59,12 +73,23 @@ def build_decoder(
         ageing=config.ageing,
         courier=courier,
     )
-    cost = costs.of(name)
     drafting = None
     if config.speculation:
         drafting = _drafting(name, models, config, costs, cost, extra_sources)
     return Decoder(
         model, scheduler, counts, drafting=drafting, cost=cost, max_nodes=config.max_nodes
+    )
+
+
+def _courier(
+    model: LoadedModel, config: EngineConfig, blocks: Blocks, cost: StepCost
+) -> BlockCourier:
+    layout = BlockFormat(
+        model.fingerprint, model.network.cache_shape, config.page_size, config.block_secret
+    )
+    rates = BlockRates(config.page_size, cost(_STEP_TOKENS) / _STEP_TOKENS)
+    return BlockCourier(
+        blocks.store, layout, config.block_policy, rates=rates, arrived=blocks.arrived
     )
 
 

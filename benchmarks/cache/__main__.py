@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cache import blocks, litellm, near, responses, single_flight
+from benchmarks.cache import blocks, litellm, near, prefixes, responses, single_flight
 from benchmarks.cache.front import upstream
 from benchmarks.cache.redis_server import running
 from benchmarks.machine import machine
 
 RESULT = Path("benchmarks/results/cache.json")
-PARTS = ("blocks", "responses", "single_flight", "near", "litellm")
+PARTS = ("blocks", "prefixes", "responses", "single_flight", "near", "litellm")
 
 
 def main() -> None:
@@ -34,6 +34,8 @@ def _measured(options: argparse.Namespace, folder: Path, redis: Any) -> dict[str
     parts = options.only or [part for part in PARTS if _possible(part, options)]
     if "blocks" in parts:
         found["blocks_gb_per_s"] = blocks.measure(redis)
+    if "prefixes" in parts:
+        found["prefixes"] = prefixes.measure(redis)
     if "responses" in parts:
         with upstream(folder) as url:
             found |= responses.measure(folder, url, redis.url, options.seconds)

@@ -20,11 +20,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from gateway.commands.engine import add_options, check_options
 from gateway.config import DraftConfig, EngineConfig, ModelConfig, load_engine
-from gateway.engine.block_store import open_block_store
+from gateway.engine.block_store import block_secret, open_block_store
 from gateway.engine.server import Service, create_engine_app, service_of
 from gateway.engine.tokens import Served
 from gateway.errors import ConfigError
 from gateway.wire.server import listener
+from verifier.block_courier import BlockPolicy
 from verifier.blocks import BlockStore
 from verifier.engine import Engine
 from verifier.engine import EngineConfig as EngineLimits
@@ -51,15 +52,19 @@ class Listen:
         return f"unix:{self.socket}" if self.socket else f"http://{self.host}:{self.port}/v1"
 
 
-def build_service(config: EngineConfig, *, key: str | None = None) -> Service:
+def build_service(
+    config: EngineConfig, *, key: str | None = None, block_secret: bytes = b""
+) -> Service:
     """Load every model of ``config`` and an engine over them.
+
+    ``key``: what callers must show. ``block_secret``: of the MACs of stored pages.
 
     Raises:
         ModelRefused: a directory that cannot be served, or more memory than is free.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    limits = _limits(config)
+    limits = replace(_limits(config), block_secret=block_secret)
     planned = [Planned(one.name, one.path, one.dtype) for one in config.models]
     for needs in check_fits(planned, limits, config.device):
         _log.info("model %s at most", needs)
@@ -80,7 +85,11 @@ def _limits(config: EngineConfig) -> EngineLimits:
         max_waiting=config.max_queue,
         step_tokens=config.step_tokens if config.chunked_prefill else None,
         order=config.order,
-        block_wait_s=config.block_wait_s,
+        block_policy=BlockPolicy(
+            fetch=config.block_fetch,
+            wait_s=config.block_wait_s,
+            audit_every=config.block_audit_every,
+        ),
         max_nodes=config.max_nodes,
         speculation=config.speculation,
         draft_models={one.name: one.draft.model for one in config.models if one.draft.model},
@@ -94,6 +103,7 @@ def _block_store(config: EngineConfig) -> BlockStore | None:
         config.block_store,
         ttl_s=config.block_store_ttl_s,
         memory_bytes=config.block_store_bytes,
+        share=config.block_store_share,
     )
 
 
@@ -195,7 +205,11 @@ def main(argv: list[str] | None = None) -> int:
     disable_progress_bar()
     try:
         config = _config_of(options)
-        service = build_service(config, key=os.environ.get(KEY_VARIABLE) or None)
+        service = build_service(
+            config,
+            key=os.environ.get(KEY_VARIABLE) or None,
+            block_secret=block_secret(options.config) if config.block_store else b"",
+        )
     except (ConfigError, VerifierError, ValueError) as error:
         print(f"spillway engine: {error}", file=sys.stderr)
         return _BAD_CONFIG

@@ -18,6 +18,9 @@ _GAUGES = {
     "batch_size": ("batch_size", "Requests in the latest step"),
     "pages_used": ("pages_used", "Pages of keys and values in use"),
     "pages_total": ("pages", "Pages of keys and values there are"),
+    "blocks_off": ("block_store_off", "1 when the block store gave a wrong page; never used again"),
+    "block_fetch_s": ("block_store_fetch_seconds", "What one page more takes to fetch"),
+    "block_compute_s": ("block_store_compute_seconds", "What one page takes to compute"),
 }
 _COUNTERS = {
     "steps": ("steps", "Forwards of the target"),

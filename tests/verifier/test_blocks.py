@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drafting.source import Reference
-from verifier.blocks import MemoryBlockStore
+from verifier.block_courier import BlockPolicy
+from verifier.block_format import BlockFormat
+from verifier.blocks import Good, MemoryBlockStore
 from verifier.engine import Engine, EngineConfig
 from verifier.loading import LoadedModel
 from verifier.request import Speculation, StopRules
@@ -20,7 +22,8 @@ PROMPT = tuple(range(10, 60))
 
 
 def engine_over(store: Any, *models: LoadedModel, **config: Any) -> Engine:
-    settled = EngineConfig(**{"page_size": 8, "block_wait_s": 20.0, **config})
+    policy = BlockPolicy(fetch="always", wait_s=config.pop("wait_s", 20.0), audit_every=0)
+    settled = EngineConfig(**{"page_size": 8, "block_policy": policy, **config})
     return Engine({model.name: model for model in models}, settled, blocks=store)
 
 
@@ -93,8 +96,11 @@ class Spoilt(MemoryBlockStore):
         super().__init__()
         self.spoil = spoil
 
-    def restore(self, names: Sequence[bytes]) -> Sequence[bytes | None]:
-        return [self.spoil(value) if value else None for value in super().restore(names)]
+    def restore(self, names: Sequence[bytes], size: int, good: Good, owner: bytes) -> None:
+        def spoilt(at: int, value: memoryview) -> bool:
+            return good(at, memoryview(bytearray(self.spoil(bytes(value)))))
+
+        super().restore(names, size, spoilt, owner)
 
 
 def fail(_: bytes) -> bytes:
@@ -104,6 +110,80 @@ def fail(_: bytes) -> bytes:
 def wait(value: bytes) -> bytes:
     time.sleep(0.3)
     return value
+
+
+def test_a_fetched_page_is_now_and_then_computed_again_and_agrees(
+    llama: LoadedModel, drive: Any
+) -> None:
+    store = MemoryBlockStore()
+    first = engine_over(store, llama)
+    [before] = drive.run(first, drive.request(PROMPT))
+    ended(first)
+    policy = BlockPolicy(fetch="always", wait_s=20.0, audit_every=4)
+    second = engine_over(store, llama, block_policy=policy)
+    [after] = drive.run(second, drive.request(PROMPT))
+    assert drive.tokens(after) == drive.tokens(before)
+    stats = second.stats().models["llama"]
+    assert stats.blocks["agreed"] == 1
+    assert stats.blocks.get("restored", 0) == after[-1].receipt.cached_prompt_tokens // 8 < 6
+    assert not stats.blocks_off
+
+
+def test_a_page_that_is_not_what_the_model_computes_turns_the_store_off_and_is_forgotten(
+    llama: LoadedModel, drive: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wrong but well-formed, under the right name: what no checksum can find."""
+    store = MemoryBlockStore()
+    first = engine_over(store, llama)
+    [before] = drive.run(first, drive.request(PROMPT))
+    ended(first)
+    layout = BlockFormat(llama.fingerprint, llama.network.cache_shape, 8, b"")
+    for name, kept in list(store._values.items()):
+        page = layout.decode(name, kept.value)
+        assert page is not None
+        store.save(name, layout.encode(name, page * 1.01) or (), kept.owner)
+    policy = BlockPolicy(fetch="always", wait_s=20.0, audit_every=4)
+    second = engine_over(store, llama, block_policy=policy)
+    drive.run(second, drive.request(PROMPT))
+    stats = second.stats().models["llama"]
+    assert stats.blocks["mismatched"] == 1
+    assert stats.blocks_off
+    assert [one.levelname for one in caplog.records if "ALARM" in one.message] == ["ERROR"]
+    restored = stats.blocks.get("restored", 0)
+    for _ in range(2):
+        [again] = drive.run(second, drive.request(PROMPT, top_logprobs=2, speculate=False))
+        assert drive.tokens(again) == drive.tokens(before)
+    clean = drive.engine(llama, page_size=8)
+    for _ in range(2):
+        [right] = drive.run(clean, drive.request(PROMPT, top_logprobs=2, speculate=False))
+    for one, other in zip(again, right, strict=True):
+        for mine, true in zip(one.logprobs, other.logprobs, strict=True):
+            assert mine.logprob == pytest.approx(true.logprob, abs=1e-4)
+    assert second.stats().models["llama"].blocks.get("restored", 0) == restored
+    assert second.stats().models["llama"].pages_used == 0
+
+
+def test_a_store_slower_than_computing_is_turned_down_and_looked_at_again(
+    llama: LoadedModel, drive: Any
+) -> None:
+    store = Spoilt(wait)
+    first = engine_over(store, llama)
+    [before] = drive.run(first, drive.request(PROMPT))
+    ended(first)
+    prompts = [(*PROMPT, *range(start, start + 20)) for start in (70, 100, 130, 160)]
+    fast = engine_over(store, llama, block_policy=BlockPolicy())
+    [after] = drive.run(fast, drive.request(PROMPT))
+    assert drive.tokens(after) == drive.tokens(before)
+    assert after[-1].receipt.cached_prompt_tokens == 0, "late"
+    deadline = time.monotonic() + 20
+    while not fast.stats().models["llama"].block_fetch_s:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for number, prompt in enumerate(prompts):
+        drive.run(fast, drive.request((number + 5, *prompt), tokens=1))
+    stats = fast.stats().models["llama"]
+    assert stats.blocks["declined"] > 0
+    assert stats.block_fetch_s > stats.block_compute_s > 0
 
 
 @pytest.mark.parametrize(
@@ -123,7 +203,7 @@ def test_a_store_that_lies_fails_or_dawdles_changes_no_text(
     first = engine_over(store, llama)
     [before] = drive.run(first, drive.request(PROMPT))
     ended(first)
-    second = engine_over(store, llama, block_wait_s=0.05)
+    second = engine_over(store, llama, wait_s=0.05)
     [after] = drive.run(second, drive.request(PROMPT))
     assert drive.tokens(after) == drive.tokens(before)
     assert after[-1].receipt.cached_prompt_tokens == 0
