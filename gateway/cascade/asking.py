@@ -36,22 +36,35 @@ class Question:
 
 
 def able(job: Job, tiers: Sequence[Tier]) -> tuple[Tier, ...]:
-    """Those of ``tiers`` that can give everything asked for: log-probs are never left out silently.
+    """Those of ``tiers`` that can give everything asked for: nothing is left out silently.
 
     Raises:
         ApiError: 400, none can.
     """
-    if _rivals_wanted(job) is None:
-        return tuple(tiers)
-    found = tuple(tier for tier in tiers if "logprobs" in tier.capabilities)
-    if not found:
-        raise ApiError(
-            400,
-            f"The model {job.model!r} gives no log-probs here; leave 'logprobs' out.",
-            param="logprobs",
-            code="unsupported_parameter",
-        )
+    found = tuple(tiers)
+    if _rivals_wanted(job) is not None:
+        why = f"The model {job.model!r} gives no log-probs here; leave 'logprobs' out."
+        found = _with("logprobs", found, why, param="logprobs")
+    steered = _steered(job)
+    if steered is not None:
+        why = f"The model {job.model!r} cannot be told here how to draft; leave '{steered}' out."
+        found = _with("drafts", found, why, param=steered)
     return found
+
+
+def _with(capability: str, tiers: tuple[Tier, ...], why: str, *, param: str) -> tuple[Tier, ...]:
+    found = tuple(tier for tier in tiers if capability in tier.capabilities)
+    if not found:
+        raise ApiError(400, why, param=param, code="unsupported_parameter")
+    return found
+
+
+def _steered(job: Job) -> str | None:
+    """The first option of speculation that asks for more than every server does by itself."""
+    options = {**(job.speculation or {})}
+    if options.get("mode") == "auto":
+        del options["mode"]
+    return next((f"spillway.speculation.{name}" for name in options), None)
 
 
 def plain_question(job: Job) -> Question:

@@ -91,6 +91,43 @@ async def test_a_configuration_becomes_a_gateway_in_front_of_other_servers(
             assert 'spillway_tier_usable{tier="river"} 1.0' in await told.text()
 
 
+@pytest.mark.parametrize(
+    ("speculation", "named"),
+    [
+        ({"mode": "off"}, "mode"),
+        ({"mode": "fixed", "max_nodes": 4}, "mode"),
+        ({"sources": ["draft_model"]}, "sources"),
+        ({"mode": "auto", "max_nodes": 4}, "max_nodes"),
+    ],
+)
+async def test_a_server_that_cannot_be_told_how_to_draft_is_not_asked_to(
+    tmp_path: Path, other_server: str, http: aiohttp.ClientSession, speculation: Any, named: str
+) -> None:
+    plain = config(tmp_path, other_server)
+    async with listening(create_app(plain)) as url:
+        for model in ("river", "auto"):
+            steered = {"model": model, "spillway": {"speculation": speculation}}
+            response, body = await ask(http, url, **steered)
+            assert (response.status, body["error"]["code"]) == (400, "unsupported_parameter")
+            assert body["error"]["param"] == f"spillway.speculation.{named}"
+        for harmless in ({"mode": "auto"}, {}):
+            response, _ = await ask(http, url, spillway={"speculation": harmless})
+            assert response.status == 200
+
+
+async def test_auto_passes_over_servers_that_cannot_be_told_how_to_draft(
+    tmp_path: Path, other_server: str, http: aiohttp.ClientSession
+) -> None:
+    ours = {"name": "brook", "url": other_server, "capabilities": ["drafts"]}
+    tiers = [ours, {"name": "river", "url": other_server}]
+    mixed = Config.model_validate({"tiers": tiers, "state_dir": tmp_path / "state"})
+    async with listening(create_app(mixed)) as url:
+        response, _ = await ask(http, url)
+        assert response.headers["x-spillway-tier"] == "river"  # no router: the last
+        response, _ = await ask(http, url, spillway={"speculation": {"mode": "off"}})
+        assert response.headers["x-spillway-tier"] == "brook"
+
+
 async def test_tokens_are_counted_where_they_are_made_and_a_cached_answer_makes_none(
     tmp_path: Path, other_server: str, http: aiohttp.ClientSession
 ) -> None:

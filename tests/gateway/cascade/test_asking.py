@@ -161,3 +161,16 @@ def test_whoever_asks_for_no_log_probs_may_be_answered_by_any_tier(
 ) -> None:
     plain = SimpleNamespace(capabilities=frozenset())
     assert able(make_job(endpoint=endpoint, body=body), (plain, ALL)) == (plain, ALL)
+
+
+def test_what_one_tier_lacks_and_another_too_is_refused_by_the_name_of_what_was_left(
+    make_job: Any,
+) -> None:
+    talks, drafts = (
+        SimpleNamespace(capabilities=frozenset({one})) for one in ("logprobs", "drafts")
+    )
+    job = replace(make_job(body={"logprobs": True}), speculation={"mode": "fixed"})
+    assert able(job, (talks, ALL, drafts)) == (ALL,)
+    with pytest.raises(ApiError) as refused:
+        able(job, (talks, drafts))
+    assert (refused.value.status, refused.value.param) == (400, "spillway.speculation.mode")
