@@ -157,6 +157,24 @@ def _score(
     calibration.observe(names, bucket, hit)
 
 
+def learn_hits(tree: DraftTree, tokens: Sequence[int], name: str, rate: HitRate) -> None:
+    """Follow ``tokens`` through what source ``name`` proposed, until it has no child to offer."""
+    below = children(tree)
+    node = ROOT
+    for token in tokens:
+        offered = {
+            tree.tokens[child]: child
+            for child in below.get(node, ())
+            if name in tree.sources[child]
+        }
+        if not offered:
+            return
+        rate.observe(token in offered)
+        if token not in offered:
+            return
+        node = offered[token]
+
+
 def children(tree: DraftTree) -> dict[int, list[int]]:
     """The nodes below each node that has some, and below ``ROOT``."""
     below: dict[int, list[int]] = {}

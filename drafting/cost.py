@@ -54,6 +54,10 @@ class Pace:
         """Measured ``seconds`` as those of the machine at start."""
         return seconds * math.exp(-self.log)
 
+    def actual(self, seconds: float) -> float:
+        """Seconds of the machine at start as those it would take now."""
+        return seconds * math.exp(self.log)
+
 
 class StepCost:
     """Seconds of one step at the machine's pace of start, as a sum of five parts.

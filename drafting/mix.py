@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from drafting.calibration import HitRate, children
+from drafting.calibration import HitRate, learn_hits
 from drafting.cost import Load
 from drafting.errors import InvalidControl, UnknownSource
 from drafting.failures import Failures
+from drafting.goodput import Goodput
 from drafting.growth import Growth
+from drafting.lengths import Lengths
 from drafting.merge import likeliest
 from drafting.model_draft import Level, ModelAsk, ModelDrafter, ModelSession, session_of, thorough
 from drafting.planner import Batch, Planner
@@ -18,7 +20,7 @@ from drafting.reading import Behind, share_out
 from drafting.request_drafts import Credit, DraftControl, RequestDrafts
 from drafting.source import DraftRequest, DraftSource
 from drafting.thrift import Thrift, most_gained
-from drafting.tree import EMPTY, ROOT, DraftTree
+from drafting.tree import EMPTY, DraftTree
 
 __all__ = ["Ask", "Credit", "DraftControl", "Drafting", "RequestDrafts"]
 
@@ -75,6 +77,8 @@ class Drafting:
         self._looked_up = frozenset(source.name for source in self._lookups)
         self._lookup_seconds = 0.0  # of one request, at the pace of start
         self._failures = Failures()
+        self._goodput = Goodput()
+        self._lengths = Lengths()
 
     @property
     def names(self) -> frozenset[str]:
@@ -113,7 +117,9 @@ class Drafting:
         wanted = self.names if control.sources is None else control.sources
         sources = [source for source in self._sources if source.name in wanted]
         hits = {model.name: HitRate(model.hits) for model in self._models if model.name in wanted}
-        return RequestDrafts(request, control, sources, hits, self._failures)
+        return RequestDrafts(
+            request, control, sources, hits, failures=self._failures, lengths=self._lengths
+        )
 
     def propose(self, asks: Sequence[Ask], *, other_tokens: int = 0) -> list[DraftTree]:
         """One merged tree for each ask, in order; draft models run once for the whole batch.
@@ -123,7 +129,7 @@ class Drafting:
         """
         trees = [EMPTY] * len(asks)
         batch = Batch(len(asks), other_tokens, float(sum(len(ask.context) for ask in asks)))
-        drafts = self._drafts(asks, batch)
+        drafts = self._drafts(asks, batch, self._pays(batch))
         if not drafts:
             return trees
         self._look_up(drafts, batch)
@@ -150,6 +156,7 @@ class Drafting:
         after the earliest-stop rule cut them); ``guesses`` [1 + N]: the target's likeliest token
         after the context and after each node of ``tree``, where the caller has them.
         """
+        self._goodput.earn(len(tokens))
         proposed = session.proposed
         if proposed:
             session.proposed = EMPTY
@@ -157,19 +164,27 @@ class Drafting:
             for model in self._models:
                 own = session.hits.get(model.name)
                 if own is not None:
-                    _learn_hits(proposed, tokens, model.name, own)
+                    learn_hits(proposed, tokens, model.name, own)
         if guesses is not None:
             session.watch(tree, guesses)
         session.settle(tree, path, tokens)
 
-    def _drafts(self, asks: Sequence[Ask], batch: Batch) -> list[_Draft]:
-        """Who drafts at this step."""
+    def _pays(self, batch: Batch) -> bool:
+        """Whether drafting does at this load, by the clock."""
+        cost = self.planner.cost
+        prompts = cost.added(batch.requests, batch.other_rows, batch.mean_context)
+        return self._goodput.begin(batch.requests, self._clock(), cost.pace.actual(prompts))
+
+    def _drafts(self, asks: Sequence[Ask], batch: Batch, pays: bool) -> list[_Draft]:
+        """Who drafts at this step; where drafting does not pay, only who insists on it."""
         able = [place for place, ask in enumerate(asks) if _able(ask)]
         if not able:
             return []
         planner = self.planner
         planner.earn_trial(batch)
-        auto = planner.worthwhile(batch) or planner.affords_trial(planner.base_seconds(batch))
+        auto = pays and (
+            planner.worthwhile(batch) or planner.affords_trial(planner.base_seconds(batch))
+        )
         drafts = []
         for place in able:
             session, context, room, depth = asks[place]
@@ -278,7 +293,13 @@ class Drafting:
         rate = draft.session.hits[model.name].rate
         seconds = model.cost.added(1, unread, batch.mean_context)
         earned = seconds * batch.requests / self.planner.base_seconds(batch)
-        return most_gained(draft.session.emitted(draft.context), rate) > earned
+        return most_gained(self._left(draft), rate) > earned
+
+    def _left(self, draft: _Draft) -> int:
+        """Tokens that the answer may be counted on to bring yet."""
+        session = draft.session
+        left = self._lengths.left(session.emitted(draft.context), session.predicted_tokens)
+        return min(left, draft.max_depth + 1)
 
     def _up_to_date(
         self,
@@ -320,6 +341,7 @@ class Drafting:
             max_depth=min(draft.max_depth, session.room(draft.context)),
             ends=draft.session.stop_ids,
             emitted=draft.session.emitted(draft.context),
+            left=self._left(draft),
             hit_rate=draft.session.hits[model.name].rate,
             fixed=draft.fixed,
         )
@@ -375,21 +397,3 @@ def _able(ask: Ask) -> bool:
     # Many answers are a token or two: one that has not begun is drafted for where a text was given.
     begun = session.has_references or session.emitted(ask.context) > 0
     return begun and control.max_nodes != 0
-
-
-def _learn_hits(tree: DraftTree, tokens: Sequence[int], name: str, rate: HitRate) -> None:
-    """Follow ``tokens`` through what source ``name`` proposed, until it has no child to offer."""
-    below = children(tree)
-    node = ROOT
-    for token in tokens:
-        offered = {
-            tree.tokens[child]: child
-            for child in below.get(node, ())
-            if name in tree.sources[child]
-        }
-        if not offered:
-            return
-        rate.observe(token in offered)
-        if token not in offered:
-            return
-        node = offered[token]

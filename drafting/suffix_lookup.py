@@ -14,6 +14,7 @@ from drafting.tree import EMPTY, DraftTree
 _SUFFIXES: Final = 2  # matched suffixes whose continuations are proposed, longest first
 _LEAST_PATH_PROB: Final = 0.02  # of a copied token that is still proposed
 _BRANCHES: Final = 3  # continuations of one of them
+_READ: Final = 512  # tokens of a text taken in at one step: a long one must not hold others up
 
 
 def match_confidence(length: float) -> float:
@@ -60,11 +61,17 @@ class _PromptSession:
         self._paired = 0  # tokens whose pairs, but for the last, are among them
 
     def propose(self, context: Sequence[int], *, max_nodes: int) -> DraftTree:
-        """Continuations of the longest suffixes of ``context`` that occurred before."""
+        """Continuations of the longest suffixes of ``context`` that occurred before.
+
+        None before a long text is taken in, which needs several steps.
+        """
         if self._text is None or max_nodes <= 0 or not self._repeats(context):
             return EMPTY
-        for place in range(len(self._text.tokens), len(context)):
-            self._text.append(context[place])
+        read = len(self._text.tokens)
+        for token in context[read : read + _READ]:
+            self._text.append(token)
+        if len(self._text.tokens) < len(context):
+            return EMPTY
         return merge(list(self._chains(self._text, max_nodes)), max_nodes=max_nodes)
 
     def close(self) -> None:

@@ -89,3 +89,10 @@ def test_how_often_it_is_asked_does_not_change_what_it_says(pieces):
     for end in pieces:
         session.propose(text[:end], max_nodes=4)
     assert session.propose(text, max_nodes=8) == proposed(text)
+
+
+def test_a_long_text_is_taken_in_over_several_steps():
+    text = [*range(1000, 2700), 1, 2, 3, 4, *range(3000, 3300), 1, 2, 3]
+    session = PromptLookup().open(DraftRequest(prompt=tuple(text)))
+    found = [session.propose(text, max_nodes=4).tokens[:1] for _ in range(5)]
+    assert found == [(), (), (), (4,), (4,)]
