@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from gateway.errors import ApiError
 from gateway.faces.front import AUTO, IDENTITY
-from gateway.generation import Endpoint, Job
+from gateway.generation import Endpoint, Identity, Job
 from gateway.wire.chat import ChatRequest, Message
 from gateway.wire.completion import CompletionRequest
 from gateway.wire.fields import CommonRequest, Only
@@ -107,18 +109,26 @@ def _job(
 ) -> Job:
     options = wanted.spillway
     speculation = options.speculation if options else None
+    cache_control = _directives(request.headers.get("Cache-Control", ""))
     return Job(
         request_id=name,
         endpoint=endpoint,
         model=wanted.model,
         body=body,
-        identity=request[IDENTITY],
+        identity=_unshared(request[IDENTITY], cache_control),
         stream=bool(wanted.stream),
         speculation=speculation.model_dump(exclude_none=True) if speculation else None,
         want_receipt=bool(options and options.receipt),
         deadline_s=None if wanted.stream else deadline_s(request),
-        cache_control=_directives(request.headers.get("Cache-Control", "")),
+        cache_control=cache_control,
     )
+
+
+def _unshared(identity: Identity, cache_control: frozenset[str]) -> Identity:
+    """What an engine keeps of a `no-store` request lies under a salt that is never used again."""
+    if "no-store" not in cache_control:
+        return identity
+    return replace(identity, cache_salt=secrets.token_hex(32))
 
 
 def deadline_s(request: web.Request) -> float | None:

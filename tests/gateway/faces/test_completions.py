@@ -339,3 +339,13 @@ async def test_an_answer_that_stops_without_its_last_event_is_no_answer(served: 
     chunks = await events(served, "/v1/chat/completions", messages=USER)
     assert "error" in chunks[-1]
     assert (await served.chat())[0] == 502
+
+
+async def test_a_request_not_to_be_stored_shares_its_salt_with_no_other(served: Any) -> None:
+    for header in ({}, {}, {"Cache-Control": "no-store"}, {"Cache-Control": "No-Store"}):
+        body = {"model": "auto", "messages": USER}
+        await served.post("/v1/chat/completions", body, headers=header)
+    salts = [job.identity.cache_salt for job in served.answerer.jobs]
+    assert salts[0] == salts[1]
+    assert len({*salts}) == 3
+    assert {job.identity.tenant for job in served.answerer.jobs} == {"default"}
