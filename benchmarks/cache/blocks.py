@@ -23,6 +23,7 @@ SHAPE = CacheShape(layers=8, heads=8, head_size=128, dtype=torch.float32)
 
 def measure(server: Server) -> dict[str, float]:
     """Gigabytes of payload a second, medians of interleaved rounds."""
+    torch.set_num_threads(1)  # the other core is the server's
     layout = BlockFormat("benchmark", SHAPE, TOKENS, b"s" * 32)
     store = RedisBlockStore(server.socket_url, ttl_s=600, call_s=60)
     plain = Redis.from_url(server.socket_url, socket_timeout=60)

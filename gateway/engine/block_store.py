@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,12 +53,20 @@ class RedisBlockStore:
     def restore(self, names: Sequence[bytes], size: int, good: Good, owner: bytes) -> None:
         """See ``BlockStore``."""
         keys = [_key(name) for name in names]
-        room = [np.empty(size, np.uint8).data for _ in names]  # untouched until it is read
+        latest = memoryview(b"")
+
+        def room() -> Iterator[memoryview]:
+            """One by one: memory of a value that nobody kept is used again, and is warm."""
+            nonlocal latest
+            for _ in names:
+                latest = np.empty(size, np.uint8).data
+                yield latest
+                latest = memoryview(b"")
 
         def checked(at: int) -> bool:
-            return good(at, room[at])
+            return good(at, latest)
 
-        self._asked(lambda link: link.get_into(keys, room, good=checked, timeout_s=self._call_s))
+        self._asked(lambda link: link.get_into(keys, room(), good=checked, timeout_s=self._call_s))
 
     def close(self) -> None:
         """See ``BlockStore``."""

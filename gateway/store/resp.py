@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -91,7 +91,7 @@ class RespConnection:
     def get_into(
         self,
         keys: Sequence[bytes],
-        buffers: Sequence[memoryview],
+        buffers: Iterable[memoryview],
         *,
         good: Callable[[int], bool],
         timeout_s: float,
