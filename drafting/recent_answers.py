@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 
 from drafting.merge import merge
@@ -13,38 +13,59 @@ from drafting.source import DraftRequest, DraftSession
 from drafting.suffix_lookup import copied_chain
 from drafting.tree import EMPTY, DraftTree
 
-_OWNERS: Final = 256
+_ALL_BYTES: Final = 32 * 2**20  # of everybody's answers
+_OWNER_BYTES: Final = 4 * 2**20
+_TOKEN_BYTES: Final = 128  # of a kept token: four in its answer, the rest in the index
+_ANSWER_BYTES: Final = 1024  # of an answer apart from its tokens, and of what is around a shelf
 _ANSWERS: Final = 32  # of one owner
 _TOKENS: Final = 1024  # of one answer
 _LEAST: Final = 8  # tokens below which an answer is not worth keeping
 _SEEN_BACK: Final = 16  # tokens compared to tell how long a match is
+_PLACE_BITS: Final = 10  # hold an index into an answer
 
 
 class _Shelf:
     """The latest answers of one owner, found by any two tokens that follow each other."""
 
     def __init__(self) -> None:
-        self._answers: deque[tuple[int, ...]] = deque()
-        self._places: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}
+        self.bytes = 0  # counted, not below what is used
+        self._answers: OrderedDict[int, array[int]] = OrderedDict()  # by serial number
+        self._places: dict[int, int] = {}  # two tokens -> serial and index of the one after them
+        self._serial = 0
 
-    def add(self, answer: tuple[int, ...]) -> None:
-        """Keep ``answer``; beyond the limit the oldest goes."""
-        self._answers.append(answer)
-        if len(self._answers) > _ANSWERS:
-            self._answers.popleft()
-            self._places = {}
-            for kept in self._answers:
-                self._note(kept)
-        else:
-            self._note(answer)
+    def add(self, answer: array[int]) -> None:
+        """Keep ``answer``; beyond the limits the oldest go, each with its own places only."""
+        self._serial += 1
+        self._answers[self._serial] = answer
+        self.bytes += _bytes(answer)
+        for place in range(2, len(answer)):
+            pair = _pair(answer[place - 2], answer[place - 1])
+            self._places[pair] = self._serial << _PLACE_BITS | place
+        while len(self._answers) > _ANSWERS or self.bytes > _OWNER_BYTES:
+            self._drop_oldest()
 
-    def find(self, context: Sequence[int]) -> tuple[tuple[int, ...], int] | None:
+    def find(self, context: Sequence[int]) -> tuple[array[int], int] | None:
         """The latest answer that holds the last two tokens, and where it goes on."""
-        return self._places.get((context[-2], context[-1]))
+        found = self._places.get(_pair(context[-2], context[-1]))
+        if found is None:
+            return None
+        return self._answers[found >> _PLACE_BITS], found & (1 << _PLACE_BITS) - 1
 
-    def _note(self, answer: tuple[int, ...]) -> None:
-        for place, pair in enumerate(pairwise(answer), start=2):
-            self._places[pair] = (answer, place)
+    def _drop_oldest(self) -> None:
+        serial, answer = self._answers.popitem(last=False)
+        self.bytes -= _bytes(answer)
+        for place in range(2, len(answer)):
+            pair = _pair(answer[place - 2], answer[place - 1])
+            if self._places.get(pair, 0) >> _PLACE_BITS == serial:
+                del self._places[pair]
+
+
+def _pair(first: int, second: int) -> int:
+    return first << 32 | second
+
+
+def _bytes(answer: Sequence[int]) -> int:
+    return _ANSWER_BYTES + _TOKEN_BYTES * len(answer)
 
 
 class RecentAnswers:
@@ -55,6 +76,7 @@ class RecentAnswers:
     def __init__(self) -> None:
         self._handed_in = ReferenceLookup("recent_answer")
         self._shelves: OrderedDict[str, _Shelf] = OrderedDict()
+        self._bytes = 0  # of all shelves
 
     def open(self, request: DraftRequest) -> DraftSession:
         """Begin a request; it sees its owner's answers as they are at each step."""
@@ -66,9 +88,12 @@ class RecentAnswers:
             return
         shelf = self._shelves.setdefault(owner, _Shelf())
         self._shelves.move_to_end(owner)
-        shelf.add(tuple(output[:_TOKENS]))
-        while len(self._shelves) > _OWNERS:
-            self._shelves.popitem(last=False)
+        before = shelf.bytes
+        shelf.add(array("i", output[:_TOKENS]))
+        self._bytes += shelf.bytes - before
+        while self._bytes > _ALL_BYTES:
+            _, oldest = self._shelves.popitem(last=False)
+            self._bytes -= oldest.bytes
 
     def shelf(self, owner: str) -> _Shelf | None:
         """What is kept for ``owner``."""
@@ -82,7 +107,7 @@ class _RecentSession:
         self._source = source
         self._owner = request.owner
         self._own = own
-        self._place: tuple[tuple[int, ...], int] | None = None  # an answer, its next token's index
+        self._place: tuple[array[int], int] | None = None  # an answer, its next token's index
         self._read = 0  # tokens of the context
         self._closed = False
 
@@ -114,7 +139,7 @@ class _RecentSession:
         self._read = len(context)
         if self._place is not None:
             answer, place = self._place
-            if answer[place : place + len(fresh)] == tuple(fresh):
+            if answer[place : place + len(fresh)] == array("i", fresh):
                 self._place = answer, place + len(fresh)
                 return
         self._place = shelf.find(context)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
+
+import pytest
+
 from drafting.recent_answers import RecentAnswers
 from drafting.source import DraftRequest
 
@@ -48,10 +53,10 @@ def test_old_answers_make_room():
 def test_owners_who_have_not_asked_for_long_make_room():
     source = RecentAnswers()
     source.keep("me", ANSWER)
-    for other in range(300):
+    for other in range(6000):
         source.keep(str(other), ANSWER)
     assert proposed(source, [110, 111]) == ()
-    assert proposed(source, [110, 111], owner="299") != ()
+    assert proposed(source, [110, 111], owner="5999") != ()
 
 
 def test_a_long_answer_is_kept_in_part_and_a_tiny_one_not_at_all():
@@ -61,3 +66,25 @@ def test_a_long_answer_is_kept_in_part_and_a_tiny_one_not_at_all():
     assert proposed(source, [3000, 3001]) == ()
     assert proposed(source, [100, 101]) != ()
     assert proposed(source, [1, 2], owner="you") == ()
+
+
+@pytest.mark.parametrize(("tokens", "owners"), [(1024, 400), (8, 12_000)])
+def test_all_that_is_kept_stays_below_its_bound_in_bytes(tokens, owners):
+    source = RecentAnswers()
+    draw = random.Random(1)
+    tracemalloc.start()
+    for owner in range(owners):
+        source.keep(str(owner), [draw.randrange(2**17) for _ in range(tokens)])
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 8 * 2**20 < used < 34 * 2**20
+
+
+def test_an_answer_that_goes_takes_only_its_own_places_along():
+    source = RecentAnswers()
+    source.keep("me", ANSWER)
+    source.keep("me", [*ANSWER[:20], *range(7, 0, -1)])
+    for start in range(1000, 1000 + 50 * 31, 50):
+        source.keep("me", range(start, start + 40))
+    assert proposed(source, [130, 131]) == ()
+    assert proposed(source, [118, 119]) == (7, 6, 5, 4)

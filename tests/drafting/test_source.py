@@ -11,6 +11,7 @@ from drafting.recent_answers import RecentAnswers
 from drafting.reference_lookup import ReferenceLookup
 from drafting.source import DraftRequest, Reference, keeps, watches
 from drafting.suffix_lookup import PromptLookup
+from verifier.draft_sources import MAKERS as REGISTERED
 
 KINDS = ("prediction", "rejected_answer", "near_hit", "recent_answer")
 MAKERS = {
@@ -51,6 +52,10 @@ def session(source):
     session = opened(source, references=references)
     yield session
     session.close()
+
+
+def test_every_registered_source_is_in_the_list():
+    assert set(MAKERS) == set(REGISTERED)
 
 
 def test_it_proposes_something_in_its_own_name(source, session):
