@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from drafting.merge import merge
@@ -19,6 +19,7 @@ _SKIPS: Final = 3  # tokens of a reference that an output may leave out at once
 _MISSES: Final = 4  # divergences in a row after which a place is given up
 _ANCHORS: Final = 4  # places followed at once
 _OCCURRENCES: Final = 64  # occurrences looked at when choosing the nearest
+_INDEXED: Final = 32_768  # tokens whose automata outlive their requests, about a kilobyte each
 _REPLAY: Final = 16  # tokens re-read when the automaton is first needed
 
 
@@ -64,9 +65,18 @@ class _Index:
         return best
 
 
-@lru_cache(maxsize=64)
+_indexes: Final[OrderedDict[tuple[int, ...], _Index]] = OrderedDict()
+
+
 def _index(tokens: tuple[int, ...]) -> _Index:
-    return _Index(tokens)
+    """Made once for requests that share a reference, as long as all fit into the bound."""
+    index = _indexes.pop(tokens, None) or _Index(tokens)
+    _indexes[tokens] = index
+    kept = sum(map(len, _indexes))
+    while kept > _INDEXED:
+        oldest, _ = _indexes.popitem(last=False)
+        kept -= len(oldest)
+    return index
 
 
 class ReferenceTracker:
@@ -78,6 +88,7 @@ class ReferenceTracker:
         self._anchors = [_Anchor(0, _START_TRUST)] if from_start and tokens else []
         self._place = 0  # where the output last was, for sure or not
         self._recent: list[int] = []  # output not yet read by the automaton
+        self._index: _Index | None = None
         self._match: tuple[int, int] | None = None  # state and length, once it is needed
         # How often a divergence turned out to be one or the other, and before any has.
         self._detours: dict[_Detour, float] = {"replaced": 2.0, "inserted": 0.5, "skipped": 0.5}
@@ -139,7 +150,7 @@ class ReferenceTracker:
 
     def _matched(self, trust: int) -> list[_Anchor]:
         """Where the longest suffix of the output in the reference ends, if beyond ``trust``."""
-        index = _index(self.tokens)
+        index = self._index = self._index or _index(self.tokens)
         state, length = self._match or (START, 0)
         for token in self._recent[-_REPLAY:]:
             state, length = index.text.step(state, length, token)

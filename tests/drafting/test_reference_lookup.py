@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drafting.reference_lookup import ReferenceLookup, ReferenceTracker
+from drafting.reference_lookup import ReferenceLookup, ReferenceTracker, _index, _indexes
 from drafting.source import DraftRequest, Reference
 
 TEXT = tuple(range(100, 140))
@@ -137,3 +137,10 @@ def test_a_text_that_leaves_tokens_out_is_found_again_at_once():
     session, context = opened()
     session.propose([*context, *TEXT[:10]], max_nodes=4)
     assert TEXT[13] in session.propose([*context, *TEXT[:10], TEXT[12]], max_nodes=8).tokens
+
+
+def test_automata_that_outlive_their_requests_are_bounded_by_tokens():
+    for start in range(10):
+        _index(tuple(range(start, start + 5_000)))
+    assert 0 < sum(map(len, _indexes)) <= 32_768
+    assert _index(tuple(range(9, 5_009))) is _index(tuple(range(9, 5_009)))
