@@ -78,7 +78,11 @@ def _config(ladder: Path, **fields: Any) -> EngineConfig:
 def test_the_engine_is_set_up_as_the_configuration_says(tiny_ladder: Path) -> None:
     config = _config(tiny_ladder, order="shortest", step_tokens=64, block_wait_s=0.5)
     settled = build_service(config).engine.config
-    assert (settled.order, settled.step_tokens, settled.block_wait_s) == ("shortest", 64, 0.5)
+    assert (settled.order, settled.step_tokens, settled.block_policy.wait_s) == (
+        "shortest",
+        64,
+        0.5,
+    )
     whole = build_service(_config(tiny_ladder, chunked_prefill=False)).engine.config
     assert whole.step_tokens is None
 
