@@ -12,7 +12,6 @@ from drafting.errors import InvalidControl, UnknownSource
 from drafting.failures import Failures
 from drafting.goodput import Goodput
 from drafting.growth import Growth
-from drafting.lengths import Lengths
 from drafting.merge import likeliest
 from drafting.model_draft import Level, ModelAsk, ModelDrafter, ModelSession, session_of, thorough
 from drafting.planner import Batch, Planner
@@ -78,7 +77,6 @@ class Drafting:
         self._lookup_seconds = 0.0  # of one request, at the pace of start
         self._failures = Failures()
         self._goodput = Goodput()
-        self._lengths = Lengths()
 
     @property
     def names(self) -> frozenset[str]:
@@ -117,9 +115,7 @@ class Drafting:
         wanted = self.names if control.sources is None else control.sources
         sources = [source for source in self._sources if source.name in wanted]
         hits = {model.name: HitRate(model.hits) for model in self._models if model.name in wanted}
-        return RequestDrafts(
-            request, control, sources, hits, failures=self._failures, lengths=self._lengths
-        )
+        return RequestDrafts(request, control, sources, hits, self._failures)
 
     def propose(self, asks: Sequence[Ask], *, other_tokens: int = 0) -> list[DraftTree]:
         """One merged tree for each ask, in order; draft models run once for the whole batch.
@@ -293,13 +289,7 @@ class Drafting:
         rate = draft.session.hits[model.name].rate
         seconds = model.cost.added(1, unread, batch.mean_context)
         earned = seconds * batch.requests / self.planner.base_seconds(batch)
-        return most_gained(self._left(draft), rate) > earned
-
-    def _left(self, draft: _Draft) -> int:
-        """Tokens that the answer may be counted on to bring yet."""
-        session = draft.session
-        left = self._lengths.left(session.emitted(draft.context), session.predicted_tokens)
-        return min(left, draft.max_depth + 1)
+        return most_gained(draft.session.emitted(draft.context), rate) > earned
 
     def _up_to_date(
         self,
@@ -341,7 +331,6 @@ class Drafting:
             max_depth=min(draft.max_depth, session.room(draft.context)),
             ends=draft.session.stop_ids,
             emitted=draft.session.emitted(draft.context),
-            left=self._left(draft),
             hit_rate=draft.session.hits[model.name].rate,
             fixed=draft.fixed,
         )

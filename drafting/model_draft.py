@@ -40,7 +40,6 @@ class ModelAsk:
     max_depth: int = MAX_LEVELS
     ends: frozenset[int] = frozenset()  # tokens nothing follows
     emitted: int = 0  # tokens of output so far
-    left: int = 2  # tokens it may be counted on to bring yet
     hit_rate: float = 1.0  # how often the model's children hold the target's token
     fixed: bool = False  # whether cost is no object
     counted: int = 0  # nodes whose worth is known to who steers

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from drafting.calibration import HitRate, Outlook
 from drafting.errors import InvalidControl
 from drafting.failures import Failures
-from drafting.lengths import Lengths
 from drafting.reference_lookup import ReferenceTracker
 from drafting.source import (
     DraftRequest,
@@ -22,9 +21,6 @@ from drafting.source import (
     watches,
 )
 from drafting.tree import EMPTY, DraftTree
-
-_MISSES: Final = 3  # wrong drafts in a row after which a text is looked up more rarely
-_LONGEST_REST: Final = 16  # steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +56,10 @@ class RequestDrafts:
         control: DraftControl,
         sources: Sequence[DraftSource],
         hits: Mapping[str, HitRate],
-        *,
         failures: Failures | None = None,
-        lengths: Lengths | None = None,
     ) -> None:
         """``hits``: of each draft model in this request, by source name; ``failures``: where those
-        of sources are counted; ``lengths``: where its answer's is noted.
+        of sources are counted.
         """
         self.control = control
         self.outlook = Outlook()
@@ -73,8 +67,6 @@ class RequestDrafts:
         self.proposed = EMPTY  # all that was proposed for the running step, verified or not
         self._request = request
         self._failures = failures or Failures()
-        self._lengths = lengths or Lengths()
-        self._emitted = 0
         self._sources = sources
         self._sessions: dict[str, DraftSession] = {}
         self._proposed: dict[str, int] = {}
@@ -89,7 +81,6 @@ class RequestDrafts:
         self._output: list[int] = []  # as far as somebody keeps it
         self._rest = 0
         self._fruitless = 0
-        self._missed = 0  # verified drafts from texts in a row that were wrong
         self._closed = False
 
     @property
@@ -104,11 +95,6 @@ class RequestDrafts:
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end the output."""
         return self._request.stop_ids
-
-    @property
-    def predicted_tokens(self) -> int | None:
-        """Likely length of the output, where somebody told."""
-        return self._request.predicted_tokens
 
     @property
     def accepted_prediction_tokens(self) -> int:
@@ -184,21 +170,8 @@ class RequestDrafts:
         for tracker in self._predictions:
             for token in tokens:
                 tracker.advance(token)
-        self._emitted += len(tokens)
-        if tree.tokens:
-            self._rest_after(tree, path)
         if self._keepers:
             self._output += tokens
-
-    def _rest_after(self, tree: DraftTree, path: Sequence[int]) -> None:
-        """Texts whose drafts fail again and again are looked up ever more rarely."""
-        own = self.hits.keys()
-        if any(tree.sources[node] - own for node in path):
-            self._missed = 0
-        elif any(names - own for names in tree.sources):
-            self._missed += 1
-            if self._missed >= _MISSES:
-                self._rest = max(self._rest, min(2 ** (self._missed - _MISSES), _LONGEST_REST) + 1)
 
     def watch(self, tree: DraftTree, guesses: Sequence[int]) -> None:
         """Show those who learn from it what the target guessed at every node."""
@@ -208,7 +181,6 @@ class RequestDrafts:
     def close(self) -> None:
         """Release every source's state. Calling it twice is harmless."""
         if not self._closed:
-            self._lengths.note(self._emitted)
             for name, keeper in self._keepers:
                 kept = partial(keeper.keep, self._request.owner, self._output)
                 self._failures.guard(name, kept)

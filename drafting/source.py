@@ -43,7 +43,6 @@ class DraftRequest:
     noise: PositionNoise | None = None  # None at temperature 0
     stop_ids: frozenset[int] = frozenset()  # tokens that end the output: nothing follows them
     owner: str = ""  # whose texts may serve as drafts: never another's
-    predicted_tokens: int | None = None  # likely length of the output
 
 
 class DraftSession(Protocol):

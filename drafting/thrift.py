@@ -145,10 +145,11 @@ class Thrift:
     def _bid(self, ask: ModelAsk, price: float) -> _Bid | None:
         """What drafting for ``ask`` promises.
 
-        What it reads serves every draft to come, in as much as the answer may be counted on to
-        bring, its last token not: so a model does not read the prompt of an answer that ends soon.
+        How much longer a text goes on is unknown; what has gone on for n tokens goes on for k more
+        with n / (n + k). So a model does not read the prompt of an answer that ends at once; what
+        it reads serves every draft to come.
         """
-        shares = open_shares(ask) if ask.left > 1 else {}
+        shares = open_shares(ask)
         if not shares:
             return None
         worth = [n for n, share in shares.items() if share * ask.hit_rate > price]
@@ -158,7 +159,7 @@ class Thrift:
         reading = self._price(self._reading_seconds(unread))
         value, emitted = sum(shares[node] for node in worth), ask.emitted
         net = [
-            value * gain - depth * price - reading * (1.0 + value * gain) / (ask.left - 1)
+            value * gain - depth * price - reading / max(emitted / (1.0 + value * gain), 1.0)
             for depth, gain in enumerate(_gains(min(emitted, _LONG), int(100 * ask.hit_rate)))
         ]
         return _Bid(ask, frontier, net)
@@ -197,10 +198,10 @@ class Thrift:
         return max(whole - requests * self._draft_row, 0.0)
 
 
-def most_gained(left: int, hit_rate: float) -> float:
-    """Tokens that drafts may bring at most, of ``left`` to come, to pay for reading a text."""
-    gain = _gains(_LONG, int(100 * hit_rate))[-1]
-    return (left - 1) * gain / (1.0 + gain)
+def most_gained(emitted: int, hit_rate: float) -> float:
+    """Tokens that drafts may bring at most to pay for reading a text so far."""
+    gain = _gains(min(emitted, _LONG), int(100 * hit_rate))[-1]
+    return gain * max(emitted / (1.0 + gain), 1.0)
 
 
 @lru_cache(maxsize=8192)

@@ -106,7 +106,6 @@ class Intake:
             noise=noise,
             stop_ids=ends,
             owner=request.cache_salt,
-            predicted_tokens=request.predicted_tokens,
         )
         return drafting.open(wanted, _control(request.speculation))
 

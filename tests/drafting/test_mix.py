@@ -301,29 +301,3 @@ def test_a_draft_model_that_fails_is_given_up_and_frees_its_state(table_model):
         assert tree.tokens[:3] == (4, 5, 6)
         assert not table_model.live
     assert mix.failures == {"draft_model": 3}
-
-
-def test_a_prediction_that_is_never_right_is_looked_up_ever_more_rarely():
-    mix = drafting()
-    session = mix.open(request(tuple(range(100, 400))), DraftControl())
-    context, drafted = list(PROMPT), []
-    for step in range(200):
-        (tree,) = mix.propose([ask(session, context)])
-        mix.credit(session, tree, [], [1000 + step])
-        context.append(1000 + step)
-        drafted.append(len(tree) > 0)
-    assert any(drafted)
-    assert sum(drafted[100:]) <= 8
-
-
-def test_a_long_prompt_is_not_read_where_answers_tend_to_end_at_once(table_model):
-    mix = drafting(model=table_model)
-    prompt = tuple(range(49)) * 3
-    for length in (2, 2, 2, 30, 30) * 20:
-        other = mix.open(request(prompt=(1,)), DraftControl(mode="off"))
-        mix.credit(other, EMPTY, [], [7] * length)
-        other.close()
-    session = mix.open(request(prompt=prompt), DraftControl(sources=frozenset({"draft_model"})))
-    for emitted in (1, 2):
-        mix.propose([ask(session, [*prompt, *[7] * emitted])])
-        assert bool(table_model.forwards) == (emitted == 2)
