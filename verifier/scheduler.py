@@ -123,7 +123,9 @@ class Scheduler:
         if self._order == "first_come":
             return float(choice.arrival)
         request = choice.request
-        predicted = request.predicted_tokens or request.stops.max_tokens
+        predicted = request.predicted_tokens
+        if predicted is None:
+            predicted = request.stops.max_tokens
         return predicted + self._ageing * choice.tally.submitted
 
     def _turn(self, choice: Choice) -> tuple[bool, float]:

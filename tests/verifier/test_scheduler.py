@@ -89,7 +89,8 @@ def test_the_shortest_goes_first_and_without_a_prediction_its_limit_counts() -> 
     line.enqueue(choice(1, submitted=0.0, predicted=None, longest=70))
     line.enqueue(choice(2, submitted=0.0, predicted=10))
     line.enqueue(choice(3, submitted=0.0, predicted=None, longest=5))
-    assert [served(line) for _ in range(4)] == ["3", "2", "1", "0"]
+    line.enqueue(choice(4, submitted=0.0, predicted=0))
+    assert [served(line) for _ in range(5)] == ["4", "3", "2", "1", "0"]
 
 
 @settings(max_examples=60, deadline=None)
