@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from verifier.block_fetch import Fetch
 from verifier.cache import Lease
 from verifier.output import Output
 from verifier.request import DecodeReceipt, GenerationRequest, SourceCount, TokenLogprob
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]  # request id, choice
 
@@ -138,6 +141,16 @@ class Counts:
     by_position: Counter[int] = field(default_factory=Counter)
     proposed_by_source: Counter[str] = field(default_factory=Counter)
     accepted_by_source: Counter[str] = field(default_factory=Counter)
+    draft_failures: Counter[str] = field(default_factory=Counter)  # by what was asked of drafting
+
+    def note_draft_failure(self, asked: str) -> None:
+        """Book that drafting could not do what it was ``asked``; the first time, say why.
+
+        A draft is a guess: requests go on without it.
+        """
+        self.draft_failures[asked] += 1
+        if self.draft_failures[asked] == 1:
+            logger.exception("drafting failed (%s); later failures are only counted", asked)
 
     def note_draft(self, tree: DraftTree, path: Sequence[int]) -> None:
         """Book one verified draft and its accepted nodes."""

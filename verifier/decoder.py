@@ -61,6 +61,12 @@ class Decoder:
         """The model's keys and values."""
         return self.scheduler.cache
 
+    @property
+    def draft_failures(self) -> dict[str, int]:
+        """By the source that failed, or by what drafting was asked."""
+        of_sources = self.drafting.failures if self.drafting is not None else {}
+        return {**of_sources, **self.counts.draft_failures}
+
     def step(self) -> list[StepOutput]:
         """One forward for everybody, and what came of it."""
         started = time.perf_counter()
@@ -92,12 +98,33 @@ class Decoder:
             return [Work(chunk, EMPTY) for chunk in chunks]
         started = time.perf_counter()
         other = sum(len(chunk.tokens) for chunk in chunks) - len(asking)
-        trees = self.drafting.propose([self._ask(chunk) for chunk in asking], other_tokens=other)
+        trees = self._trees(self.drafting, asking, other)
         share = (time.perf_counter() - started) / len(asking)
         found = {id(chunk): tree for chunk, tree in zip(asking, trees, strict=True)}
         for chunk in asking:
             chunk.choice.tally.draft_seconds += share
         return [Work(chunk, found.get(id(chunk), EMPTY)) for chunk in chunks]
+
+    def _trees(self, drafting: Drafting, asking: Sequence[Chunk], other: int) -> list[DraftTree]:
+        """One for each chunk. Whoever's drafting fails goes on without drafts, and nobody else."""
+        try:
+            trees = drafting.propose([self._ask(chunk) for chunk in asking], other_tokens=other)
+        except Exception:
+            if len(asking) > 1:  # whose fault is it?
+                return [self._trees(drafting, [chunk], other)[0] for chunk in asking]
+            self.counts.note_draft_failure("propose")
+            asking[0].choice.undraftable = True
+            return [EMPTY]
+        return [self._known(chunk, tree) for chunk, tree in zip(asking, trees, strict=True)]
+
+    def _known(self, chunk: Chunk, tree: DraftTree) -> DraftTree:
+        """The tree, unless it holds what the target has no embedding for."""
+        tokens = tree.tokens
+        if not tokens or (min(tokens) >= 0 and max(tokens) < self.model.vocab_size):
+            return tree
+        self.counts.note_draft_failure("unknown token")
+        chunk.choice.undraftable = True
+        return EMPTY
 
     def _may_draft(self, chunk: Chunk) -> bool:
         choice = chunk.choice
@@ -251,7 +278,11 @@ class Decoder:
             counts.note_draft(tree, path)
         if self.drafting is not None and choice.drafts is not None:
             tokens = verdict.tokens[:kept]
-            self.drafting.credit(choice.drafts, tree, path, tokens, guesses=found.tokens)
+            try:
+                self.drafting.credit(choice.drafts, tree, path, tokens, guesses=found.tokens)
+            except Exception:
+                counts.note_draft_failure("credit")
+                choice.undraftable = True
 
 
 def _failed(choice: Choice, error: str) -> StepOutput:

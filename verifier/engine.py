@@ -82,6 +82,7 @@ class ModelStats:
     accepted: int = 0
     accepted_by_position: tuple[int, ...] = ()
     by_source: Mapping[str, SourceCount] = field(default_factory=dict)
+    draft_failures: Mapping[str, int] = field(default_factory=dict)  # by source, or what was asked
     narrow_margins: int = 0
     step_seconds: float = 0.0
     forward_seconds: float = 0.0
@@ -293,6 +294,7 @@ class Engine:
                 source: SourceCount(proposed=count, accepted=counts.accepted_by_source[source])
                 for source, count in proposed.items()
             },
+            draft_failures=decoder.draft_failures,
             narrow_margins=counts.narrow_margins,
             step_seconds=counts.step_seconds,
             forward_seconds=counts.forward_seconds,

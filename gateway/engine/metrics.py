@@ -67,6 +67,7 @@ class EngineMetrics(Collector):
         yield _blocks(stats)
         yield _info(stats)
         yield _by_position(stats)
+        yield _draft_failures(stats)
         yield from _by_source(stats)
 
 
@@ -100,6 +101,18 @@ def _by_position(stats: EngineStats) -> Metric:
     for model, found in stats.models.items():
         for position, count in enumerate(found.accepted_by_position):
             family.add_metric([model, str(position)], count)
+    return family
+
+
+def _draft_failures(stats: EngineStats) -> Metric:
+    family = CounterMetricFamily(
+        _PREFIX + "draft_failures",
+        "Errors while drafting, by the source or the step; the requests went on without drafts",
+        labels=["model", "part"],
+    )
+    for model, found in stats.models.items():
+        for part, count in found.draft_failures.items():
+            family.add_metric([model, part], count)
     return family
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
+from drafting.mix import Drafting
 from drafting.source import DraftRequest, DraftSession, Reference
 from drafting.tree import EMPTY, DraftTree
 from verifier.certificate_runs import Written, written
@@ -312,6 +313,86 @@ def test_no_source_is_asked_where_nothing_would_be_drafted(llama: LoadedModel, d
     assert (source.asked, source.opened) == (0, 0)
     drive.run(engine, drive.request(PROMPT, speculation=Speculation(mode="fixed")))
     assert source.asked > 0 and source.opened == 1
+
+
+@dataclass
+class Faulty:
+    """A source that breaks where it is told to, for texts that begin with a prompt."""
+
+    at: str
+    prompt: tuple[int, ...]
+    name: str = "faulty"
+
+    def open(self, request: DraftRequest) -> DraftSession:
+        self.break_at("open", request.prompt)
+        return FaultySession(self)
+
+    def break_at(self, at: str, text: Any) -> None:
+        if at == self.at and self.concerns(text):
+            raise RuntimeError(f"broken at {at}")
+
+    def concerns(self, text: Any) -> bool:
+        return tuple(text[: len(self.prompt)]) == self.prompt
+
+
+@dataclass
+class FaultySession:
+    source: Faulty
+
+    def propose(self, context: Any, *, max_nodes: int) -> DraftTree:
+        self.source.break_at("propose", context)
+        unknown = self.source.at == "token" and self.source.concerns(context)
+        return DraftTree((9_999 if unknown else 5,), (-1,), (frozenset({self.source.name}),))
+
+    def close(self) -> None:
+        if self.source.at == "close":
+            raise RuntimeError("broken at close")
+
+
+@pytest.mark.parametrize("at", ["open", "propose", "close", "token"])
+def test_a_source_that_fails_ends_nobodys_request(llama: LoadedModel, drive: Any, at: str) -> None:
+    """Drafts are guesses; neither who asked for them nor a neighbour needs them."""
+    sampled = {"sampling": HOT, "speculation": Speculation(mode="fixed")}
+    prompts = [PROMPT, PROMPT[3:], PROMPT[5:]]
+    plain = [ask(drive, drive.engine(llama), prompt=one, speculation=OFF) for one in prompts]
+    engine = Engine({"llama": llama}, EngineConfig(), extra_sources=[Faulty(at, PROMPT)])
+    requests = [drive.request(one, name=str(place), **sampled) for place, one in enumerate(prompts)]
+    found = drive.run(engine, *requests)
+    assert [tuple(drive.tokens(one)) for one in found] == [one.tokens for one in plain]
+    assert all(one[-1].finish_reason == "length" for one in found)
+    stats = engine.stats().models["llama"]
+    assert sum(stats.draft_failures.values()) > 0
+    assert stats.pages_used == 0
+
+
+@pytest.mark.parametrize("call", ["propose", "credit"])
+def test_drafting_that_fails_for_one_request_leaves_the_others_their_drafts(
+    llama: LoadedModel, drive: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Whatever breaks around the sources, only the request it broke for goes without."""
+    engine = armed(llama)
+    prompts = (PROMPT, PROMPT[3:])
+    truth = [ask(drive, engine, prompt=one, speculation=OFF) for one in prompts]
+    work = getattr(Drafting, call)
+
+    def broken(self: Drafting, first: Any, *more: Any, **named: Any) -> Any:
+        sessions = [one.session for one in first] if call == "propose" else [first]
+        if any(one.emitted(PROMPT) == 0 for one in sessions):
+            raise RuntimeError("broken")
+        return work(self, first, *more, **named)
+
+    monkeypatch.setattr(Drafting, call, broken)
+    requests = [
+        drive.request(prompts[place], name=str(place), sampling=HOT, **told)
+        for place, told in enumerate(
+            {**knowing(one), "speculation": fixed("deep", nodes=3)} for one in truth
+        )
+    ]
+    found = drive.run(engine, *requests)
+    assert [tuple(drive.tokens(one)) for one in found] == [one.tokens for one in truth]
+    bad, good = (one[-1].receipt for one in found)
+    assert bad.steps > good.steps and good.accepted > bad.accepted
+    assert engine.stats().models["llama"].draft_failures[call] >= 1
 
 
 # --- Counting ------------------------------------------------------------------------------------
