@@ -187,9 +187,18 @@ async def _livez(request: web.Request) -> web.Response:
 
 async def _readyz(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
-    if service.draining or service.worker.failed.is_set():
-        return _json({"status": "draining" if service.draining else "failed"}, status=503)
-    return _json({"status": "ready", "models": sorted(service.models)})
+    status = _status(service)
+    if status != "ready":
+        return _json({"status": status}, status=503)
+    return _json({"status": status, "models": sorted(service.models)})
+
+
+def _status(service: Service) -> str:
+    if service.draining:
+        return "draining"
+    if service.worker.failed.is_set():
+        return "failed"
+    return "stuck" if service.worker.stuck else "ready"
 
 
 async def _metrics(request: web.Request) -> web.Response:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from verifier.request import GenerationRequest, StepOutput
 
 MOST_PENDING = 4_096
 """Steps a reader may lag behind before its request is cancelled."""
+LONGEST_STEP_S = 30.0
+"""A step that runs for longer hangs, as far as anybody outside can tell."""
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +77,13 @@ class Outputs:
 class Worker:
     """Owns the engine's thread. All methods are called on the event loop."""
 
-    def __init__(self, engine: Steps, *, most_pending: int = MOST_PENDING) -> None:
+    def __init__(
+        self,
+        engine: Steps,
+        *,
+        most_pending: int = MOST_PENDING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
         self._most_pending = most_pending
         self._boxes: dict[str, Outputs] = {}
@@ -82,6 +91,8 @@ class Worker:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock = clock
+        self._began: float | None = None  # the running step
         self.failed = asyncio.Event()
 
     def start(self) -> None:
@@ -100,6 +111,12 @@ class Worker:
     def active(self) -> int:
         """Prompts being answered."""
         return len(self._boxes)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether one step has run for longer than any should."""
+        began = self._began  # the engine's thread may end the step at any moment
+        return began is not None and self._clock() - began > LONGEST_STEP_S
 
     @contextmanager
     def running(self, requests: Sequence[GenerationRequest]) -> Iterator[Outputs]:
@@ -141,7 +158,9 @@ class Worker:
             self._wake.wait()
             self._wake.clear()
             return
+        self._began = self._clock()
         outputs = self._engine.step()
+        self._began = None
         if outputs:
             self._call(self._deliver, outputs)
 

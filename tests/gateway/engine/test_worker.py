@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.engine.worker import EngineFailed, Worker
+from gateway.engine.server import Service, create_engine_app
+from gateway.engine.worker import LONGEST_STEP_S, EngineFailed, Worker
 from verifier.errors import QueueFull
 from verifier.request import GenerationRequest, SamplingParams, StepOutput, StopRules
 
@@ -137,6 +140,46 @@ async def test_a_failing_step_reaches_every_running_request_and_later_ones() -> 
     assert worker.failed.is_set()
     with pytest.raises(EngineFailed):
         await read("late")
+
+
+async def test_a_step_that_does_not_end_is_noticed_and_one_that_ends_is_forgiven() -> None:
+    engine, now = Puppet(), 100.0
+    entered, leave = threading.Event(), threading.Event()
+    step = engine.step
+
+    def hang() -> list[StepOutput]:
+        entered.set()
+        leave.wait(10)
+        return step()
+
+    engine.step = hang  # type: ignore[method-assign]
+    worker = Worker(engine, clock=lambda: now)
+    worker.start()
+    assert not worker.stuck
+    with worker.running([_request("a", 1)]) as outputs:
+        await asyncio.to_thread(entered.wait, 10)
+        now += LONGEST_STEP_S
+        assert not worker.stuck
+        now += 0.1
+        assert worker.stuck
+        leave.set()
+        assert [one.finish_reason async for one in outputs] == ["length"]
+    assert not worker.stuck
+    now += 2 * LONGEST_STEP_S
+    assert not worker.stuck, "nothing runs"
+    await worker.stop()
+
+
+async def test_an_engine_with_a_stuck_step_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(Puppet())
+    app = create_engine_app(Service(SimpleNamespace(close=int), worker, {}), max_body_bytes=99)  # type: ignore[arg-type]
+    async with TestClient(TestServer(app)) as client:
+        found = []
+        for stuck in (False, True, False):
+            monkeypatch.setattr(Worker, "stuck", stuck)
+            async with client.get("/readyz") as response:
+                found.append((response.status, (await response.json())["status"]))
+    assert found == [(200, "ready"), (503, "stuck"), (200, "ready")]
 
 
 async def test_an_idle_worker_sleeps() -> None:
