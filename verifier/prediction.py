@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -50,6 +50,14 @@ class Limits(Protocol):
     def max_running(self) -> int: ...
     @property
     def max_nodes(self) -> int: ...
+    @property
+    def speculation(self) -> bool: ...
+    @property
+    def sources(self) -> Sequence[str]: ...
+    @property
+    def draft_models(self) -> Mapping[str, str]: ...
+    @property
+    def exit_layers(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +68,19 @@ class Needs:
     weights: int
     pages: int  # committed keys and values
     contexts: int  # keys and values at hand of the running requests
+    drafts: int = 0  # keys and values that who drafts for it keeps of the running requests
     scores: int  # logits of one full step, float32
     loading: int  # besides the weights, while they are loaded; free again afterwards
 
     @property
     def lasting(self) -> int:
         """What it takes once it runs."""
-        return self.weights + self.pages + self.contexts + self.scores
+        return self.weights + self.pages + self.contexts + self.drafts + self.scores
 
     def __str__(self) -> str:
         parts = (
             f"{getattr(self, part) / _MIB:,.0f} of {part}"
-            for part in ("weights", "pages", "contexts", "scores")
+            for part in ("weights", "pages", "contexts", "drafts", "scores")
         )
         return f"{self.name!r} {self.lasting / _MIB:,.0f} MiB ({', '.join(parts)})"
 
@@ -83,7 +92,7 @@ def check_fits(planned: Sequence[Planned], limits: Limits, device: Device) -> tu
         ModelRefused: they do not fit together; the message gives every number.
     """
     place = device_of(device)
-    needs = tuple(predict(one, limits, place) for one in planned)
+    needs = tuple(predict(one, limits, place, others=planned) for one in planned)
     check_free(needs, free_device_bytes(place))
     if place.type != "cpu":  # weights pass through the host, one model at a time
         host = [
@@ -108,8 +117,10 @@ def check_free(needs: Sequence[Needs], free: int | None) -> None:
         )
 
 
-def predict(planned: Planned, limits: Limits, device: torch.device) -> Needs:
-    """What one model will take; its weights stay unread.
+def predict(
+    planned: Planned, limits: Limits, device: torch.device, *, others: Sequence[Planned] = ()
+) -> Needs:
+    """What one model will take; its weights stay unread. Its draft model is among ``others``.
 
     Raises:
         ModelRefused: the directory cannot be served.
@@ -127,14 +138,45 @@ def predict(planned: Planned, limits: Limits, device: torch.device) -> Needs:
     token = bytes_per_token(config, size)
     context = longest_context(config)
     pages = _pages(limits, token, context) * limits.page_size * token
+    held = min(pages // token, limits.max_running * context)
     return Needs(
         name=planned.name,
         weights=weights,
         pages=pages,
-        contexts=min(pages, limits.max_running * context * token) * 5 // 4,  # it grows in steps
+        contexts=_grown(held * token),
+        drafts=_drafts(planned.name, limits, device, others, held)
+        + _exits(planned.name, limits, held * token, int(text.num_hidden_layers)),
         scores=limits.max_running * (1 + limits.max_nodes) * text.vocab_size * 4,
         loading=int(stored * LOAD_OVERHEAD) - weights,
     )
+
+
+def _grown(size: int) -> int:
+    """Contexts at hand grow in steps."""
+    return size * 5 // 4
+
+
+def _drafts(
+    name: str, limits: Limits, device: torch.device, others: Sequence[Planned], held: int
+) -> int:
+    """Contexts that a draft model keeps for this target alone, of ``held`` tokens at most."""
+    wanted = limits.draft_models.get(name) if _drafts_by(limits, "draft_model") else None
+    for draft in others:
+        if draft.name == wanted:
+            config = read_config(draft.path)
+            token = bytes_per_token(config, dtype_of(draft.dtype, device).itemsize)
+            return _grown(min(held, limits.max_running * longest_context(config)) * token)
+    return 0
+
+
+def _exits(name: str, limits: Limits, contexts: int, layers: int) -> int:
+    """Contexts of the model's own first layers, where these draft for it."""
+    own = limits.exit_layers.get(name, 0) if _drafts_by(limits, "early_exit") else 0
+    return _grown(contexts * own // layers)
+
+
+def _drafts_by(limits: Limits, source: str) -> bool:
+    return limits.speculation and source in limits.sources
 
 
 def _saved(checkpoint: Checkpoint) -> int:

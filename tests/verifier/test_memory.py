@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_the_refusal_gives_every_number() -> None:
         check_free([_needs()], 50 * 2**20)
     for part in (
         "about 288 MiB are needed, but only 50 MiB are free",
-        "'m' 135 MiB (100 of weights, 20 of pages, 10 of contexts, 5 of scores)",
+        "'m' 135 MiB (100 of weights, 20 of pages, 10 of contexts, 0 of drafts, 5 of scores)",
         "25 MiB while loading",
         "128 MiB of headroom",
     ):
@@ -114,6 +115,27 @@ def test_a_draft_model_counts_and_nothing_is_loaded(
         check_fits(
             [Planned("target", path, "float32"), Planned("draft", path, "float32")], LIMITS, "cpu"
         )
+
+
+def test_whoever_drafts_keeps_contexts_of_its_own_for_every_target(make_model: Any) -> None:
+    large, small = make_model(LlamaConfig), make_model(LlamaConfig, num_hidden_layers=1)
+    planned = [
+        Planned("creek", large, "float32"),
+        Planned("river", large, "float32"),
+        Planned("brook", small, "float32"),
+    ]
+    drawn = replace(LIMITS, draft_models={"creek": "brook", "river": "brook"})
+    creek, river, brook = check_fits(planned, drawn, "cpu")
+    alone = check_fits(planned, LIMITS, "cpu")
+    assert creek.drafts == river.drafts == creek.contexts // 3, "one layer of three"
+    assert brook.drafts == 0 == alone[0].drafts
+    assert creek.lasting == alone[0].lasting + creek.drafts
+    assert "of drafts" in str(creek)
+    exits = replace(LIMITS, exit_layers={"river": 2})
+    assert check_fits(planned, exits, "cpu")[1].drafts == 2 * creek.contexts // 3
+    for off in ({"speculation": False}, {"sources": ("prompt_lookup",)}):
+        limits = replace(drawn, exit_layers={"river": 2}, **off)
+        assert [one.drafts for one in check_fits(planned, limits, "cpu")] == [0, 0, 0]
 
 
 def test_the_cache_is_part_of_it(make_model: Any) -> None:
