@@ -26,6 +26,7 @@ async def test_a_stream_ends_with_usage(sdk: openai.AsyncOpenAI) -> None:
         max_tokens=5,
         stream=True,
         stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
     )
     chunks = [chunk async for chunk in stream]
     assert chunks[-1].usage is not None
@@ -36,7 +37,13 @@ async def test_a_stream_ends_with_usage(sdk: openai.AsyncOpenAI) -> None:
 
 async def test_logprobs_and_choices_are_parsed(sdk: openai.AsyncOpenAI) -> None:
     found = await sdk.chat.completions.create(
-        model="large", messages=MESSAGES, max_tokens=4, n=2, logprobs=True, top_logprobs=2
+        model="large",
+        messages=MESSAGES,
+        max_tokens=4,
+        n=2,
+        logprobs=True,
+        top_logprobs=2,
+        extra_body={"ignore_eos": True},
     )
     assert [choice.index for choice in found.choices] == [0, 1]
     for choice in found.choices:
